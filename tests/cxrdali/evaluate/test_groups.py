@@ -252,6 +252,17 @@ def test_underdiagnosis_is_by_the_finding_that_says_there_is_none(name):
         assert the_group(block, "sex", sex_of)["underdiagnosis"] == pytest.approx(images.called[ill, 1].mean())
 
 
+def test_without_a_threshold_for_no_finding_nobody_is_called_well_or_ill():
+    """Thresholds that were fitted elsewhere may know other findings alone."""
+    images, sex = scored(findings=("Edema", "No Finding"))
+    called = np.where([True, False], images.called, np.nan)
+    images = Images(images.truth, images.values, images.patient, images.probabilities, called)
+    options = ByOptions(draws=20, by=("sex",))
+    block = groups_by(images, People(sex=sex), np.arange(len(sex)), ("Edema", "No Finding"), options)
+    for row in block["dimensions"][0]["groups"]:
+        assert row["underdiagnosis"] is None and row["macro_recall"] == row["findings"][0]["recall"]
+
+
 def test_without_decisions_there_is_no_sensitivity():
     images, sex = scored()
     plain = Images(images.truth, images.values, images.patient)
