@@ -59,6 +59,11 @@ class Step:
     do: Callable[[], None] = field(compare=False)
     folder: str | None = None
 
+    @property
+    def record(self) -> str:
+        """What its files in .steps are called."""
+        return _record(self.name)
+
 
 @dataclass
 class Book:
@@ -256,7 +261,7 @@ class Book:
         return None if found.st_size == known["bytes"] and sha256_file(path) == known["sha256"] else "was changed"
 
     def _path(self, name: str, kind: str = "made") -> Path:
-        return self.root / RECORDS / f"{name.replace(' ', '-')}.{kind}.json"
+        return self.root / RECORDS / f"{_record(name)}.{kind}.json"
 
     def _read(self, name: str, kind: str = "made") -> dict | None:
         try:
@@ -265,6 +270,10 @@ class Book:
         except (OSError, ValueError):
             return None  # a damaged record is a step not done
         return record
+
+
+def _record(step: str) -> str:
+    return step.replace(" ", "-")
 
 
 def _occupied(folder: Path) -> bool:

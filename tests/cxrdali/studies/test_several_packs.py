@@ -1,6 +1,7 @@
 """A study of two packs: runs on one, on both, and predictions of either on each pack alone."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from cxrdali.predictions import read
@@ -38,6 +39,10 @@ splits = "test"
 [[comparisons]]
 name = "away"
 tables = ["mimic@nih", "both@nih"]
+[[comparisons]]
+name = "seeds"
+runs = ["mimic", "both"]
+by = "seed"
 [[claims]]
 higher = "both@mimic"
 than = "mimic@mimic"
@@ -65,6 +70,11 @@ def test_runs_of_one_and_of_both_packs_are_judged_on_each(dataset, nih, tmp_path
     compared = read_json(root / "comparisons" / "away.test.json")
     assert [row["name"] for row in compared["runs"]] == ["mimic@nih.test", "both@nih.test"]
     scores = {name: read_json(root / f"evaluations/{name}@mimic.test.json")["all"]["mAP"] for name in ("both", "mimic")}
+    seeds = read_json(root / "comparisons" / "seeds.json")
+    own = {row["run"]: row["mean"] for row in seeds["scores"] if row["metric"] == "mAP"}
+    last = {run: pd.read_csv(root / "runs" / run / "metrics.csv")["mAP"].iloc[-1] for run in ("mimic", "both")}
+    assert own == pytest.approx(last, rel=1e-4), "each on its own validation images"
+    assert seeds["differences"] == [] and "no differences of runs that validate on other packs" in plan().notes[-1]
     (claim,) = read_json(root / "claims.json")["claims"]
     np.testing.assert_allclose(claim["scores"], [scores["both"], scores["mimic"]])
     assert claim["difference"] == pytest.approx(scores["both"] - scores["mimic"])
