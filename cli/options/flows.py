@@ -204,7 +204,7 @@ def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
     for note in plan.notes:
         click.echo(f"note: {note}")
     if plan.problems:
-        more = f" (and {len(plan.problems) - 1} more problems: --dry-run)" if len(plan.problems) > 1 else ""
+        more = f" (and {counted(len(plan.problems) - 1, 'more problem')}: --dry-run)" if len(plan.problems) > 1 else ""
         raise UserError(_as_set(plan.problems[0]) + more)
     changed = changed_data(book.plan(steps))
     if changed and not given.get("new_data"):
@@ -229,7 +229,8 @@ def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
         else f"are done, {done.done} of them now"
     )  # fmt: skip
     took = f"{time.perf_counter() - started:,.0f} s"
-    click.echo(f"\n{out}: all {len(steps)} steps {when}, {took}; open {out / 'report.html'} in a browser")
+    page = f"; open {out / 'report.html'} in a browser" if any(step.name == "report" for step in steps) else ""
+    click.echo(f"\n{out}: all {len(steps)} steps {when}, {took}{page}")
 
 
 def _as_set(text: str) -> str:
