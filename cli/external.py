@@ -68,7 +68,7 @@ def external(run, data, away, split, away_split, away_labels, out, **given):
     trained = Run.open(run)
     chosen = _releases(away_labels)
     home = folders.open_dataset(data, run=trained)
-    packs = folders.open_packs(away)
+    packs = folders.open_packs(away, option="--away ")
     if unknown := [name for name in chosen if name not in packs]:
         raise click.UsageError(f"--away-labels {unknown[0]}=...: the away packs are {', '.join(packs)}")
     if HOME in packs:  # as tables, --findings and the page call the images of --data

@@ -208,7 +208,7 @@ def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
     for note in plan.notes:
         click.echo(f"note: {note}")
     if plan.problems:
-        more = f" (and {len(plan.problems) - 1} more problems: --dry-run)" if len(plan.problems) > 1 else ""
+        more = f" (and {counted(len(plan.problems) - 1, 'more problem')}: --dry-run)" if len(plan.problems) > 1 else ""
         raise UserError(_as_set(plan.problems[0]) + more)
     changed = changed_data(book.plan(steps))
     if changed and not given.get("new_data"):
@@ -232,9 +232,9 @@ def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
         "are done" if shared or done.done == len(steps) else "were done before" if not done.done
         else f"are done, {done.done} of them now"
     )  # fmt: skip
-    took, page = f"{time.perf_counter() - started:,.0f} s", out / "report.html"  # which --only may leave out
-    look = f"; open {page} in a browser" if page.is_file() else ""
-    click.echo(f"\n{out}: all {len(steps)} steps {when}, {took}{look}")
+    took = f"{time.perf_counter() - started:,.0f} s"
+    page = f"; open {out / 'report.html'} in a browser" if any(step.name == "report" for step in steps) else ""
+    click.echo(f"\n{out}: all {len(steps)} steps {when}, {took}{page}")
 
 
 def _as_set(text: str) -> str:

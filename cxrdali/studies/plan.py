@@ -175,8 +175,12 @@ class Planner:
 
     def _ensembles(self) -> Iterable[Step]:
         said: set[tuple[str, ...]] = set()
+        names = [each.name for each in self.study.ensembles]
         for number, each in enumerate(self.study.ensembles):
-            found, missing = self.tables(each.members, ("ensembles", number, "members"))
+            at = ("ensembles", number, "members")
+            for name in set(each.members) & set(names[number:]) - {*self.made.bases, *self.groups}:
+                raise self.study.source.error(at, f"{name} is made here or later; name tables that are made before it")
+            found, missing = self.tables(each.members, at)
             many = len(found) > 1
             if each.members not in said and (missing or not many):
                 alone = f": {each.alone.format(run=found[0])}" if each.alone and found else ""

@@ -162,3 +162,4 @@ def test_what_is_no_list_of_these_packs_is_refused(packs, listed, dataset, tmp_p
     shutil.copy(f"{path}.sha256", f"{copy}.sha256")
     copy.write_text(copy.read_text().replace("exact", "near", 1))
     refused("its SHA-256 is not the one", copy)
+    refused(r"restore it, or write it with `cxrdali overlap", copy)  # without its hash it would be refused too
