@@ -98,7 +98,7 @@ SHOWN = {"AP": "mAP", "AP_reweighted": "mAP at home's prevalence", "AUROC": "AUR
 
 
 def _print(result: dict) -> None:
-    from cxrdali.evaluate.remarks import sampled_from
+    from cxrdali.evaluate.remarks import MEANS, resampled, sampled_from
 
     home = result["home"]
     click.echo(f"home: {counted(home['images'], 'image')} of {sampled_from(home)}, labels {home['labels']}")
@@ -121,3 +121,6 @@ def _print(result: dict) -> None:
             p = "-" if found["p"] is None else f"{found['p']:.2g}"
             rows.append((title, at_home, with_interval(means["away"], key), number(found["difference"]), p, again))
         click.echo(aligned(rows))
+    if result["draws"]:
+        how, fewest = resampled({**result, "unit": home["unit"]}), result["fewest_patients"]
+        click.echo(f"{how}; none: fewer than {fewest} patients have the finding, or do not have it; {MEANS}")

@@ -21,8 +21,8 @@ def overlap(a, b, out, exact_only):
     inverted, letterboxed or slightly cropped anew (near).
 
     RSNA and CXR-LT 2026 hold images of ChestX-ray14, CheXpert Plus those of CheXpert: a model of one must not be judged
-    on the other as on strangers. Near pairs are found by a signature of each image, which is kept for the next time,
-    and decided by pixels.
+    on the other as on strangers. Near pairs are found by a signature of each image, which is kept in --cache for
+    the next time, and decided by pixels.
     """
     from cxrdali.evaluate import overlap as library
     from cxrdali.runs.exclusion import write_list
@@ -32,7 +32,7 @@ def overlap(a, b, out, exact_only):
         raise UserError(f"{out.parent}: no such folder; make it, or give another --out")
     packs = folders.open_packs((a, b), option="")
     (name_a, pack_a), (name_b, pack_b) = packs.items()
-    cache = None if exact_only else folders.copies() / library.KEPT
+    cache = None if exact_only else folders.copies("signatures of images") / library.KEPT
     found = library.overlap(pack_a, pack_b, library.OverlapOptions(near=not exact_only, cache=cache))
     pairs = found.listed((name_a, name_b))
     _say(found, (name_a, name_b))

@@ -40,7 +40,7 @@ class Strangers:
     def words(self) -> str:
         """In a sentence."""
         kinds = (f"{name}: {value if isinstance(value, str) else f'{value:,}'}" for name, value in self._kinds)
-        return f"of {counted(self.images, 'image')} were trained on: {', '.join(kinds)}"
+        return f"{counted(self.images, 'image')} judged, of them training images: {', '.join(kinds)}"
 
     @property
     def known(self) -> int:

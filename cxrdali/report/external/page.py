@@ -26,7 +26,7 @@ def write_external(result: dict, out: Path) -> Path:
     data = {
         "title": f"{result['run']}, at home and away",
         **{"result": result, "synthetic": result["synthetic"], "people": remarks.sampled_from},
-        "resampled": remarks.resampled({**result, "unit": result["home"]["unit"]}),
+        **{"resampled": remarks.resampled({**result, "unit": result["home"]["unit"]}), "of_means": remarks.MEANS},
         "hospitals": [_hospital(each, number, result["level"]) for number, each in enumerate(result["away"])],
     }
     write_bytes(out, render("external/page.html.j2", data).encode(errors="backslashreplace"))
@@ -44,7 +44,6 @@ def _hospital(away: dict, number: int, level: float) -> dict:
     neither = [each for each in (away["common"] or {}).get("only_predictions", ()) if each not in away["only_home"]]
     return {
         "about": away,
-        "renamed": [f"{row['finding']} is {row['in_labels']}" for row in rows if row["finding"] != row["in_labels"]],
         **{"means": means, "neither": neither},
         "figures": {
             name: Figure(f"away-{number}-{name}", plots.sides, (_shown(rows, "home", name), _shown(rows, "away", name),
@@ -68,8 +67,8 @@ def _table(caption: str, first: str, rows: Sequence[tuple[str, Mapping, str]], n
         shown = [written(_of(sides[side], measure), kind) if side else "" for side in (home, "away")]
         row = [title, *shown, sides["difference"][measure]]
         if again:
-            ruled, alone = measure in RULES, "small" if kind == "small_interval" else "score"
-            row += [written(sides["refitted"][measure], alone), sides["mended"][measure]] if ruled else ["", ""]
+            ruled = measure in RULES
+            row += [written(_of(sides["refitted"], measure), kind), sides["mended"][measure]] if ruled else ["", ""]
         bold += [(place, column) for column in (3, 5) if _sure(row[column : column + 1], level)]
         cells.append(row)
     columns = [(first, "text"), ("Home", "text"), (name, "text"), ("Home \u2212 away", "difference")]
