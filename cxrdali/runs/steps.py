@@ -177,6 +177,10 @@ class Book:
         record = self._read(step.name, "failed")
         return record["line"] if record and record["when"] >= since else None
 
+    def failed(self, names: Sequence[str]) -> dict[str, str]:
+        """By name the lines of steps whose last try failed."""
+        return {name: record["line"] for name in names if (record := self._read(name, "failed"))}
+
     def fail(self, step: Step, line: str) -> None:
         """Record that it failed."""
         write_bytes(self._path(step.name, "failed"), sealed_json({"line": line, "when": time.time()}))

@@ -9,8 +9,9 @@ from cxrdali.postprocess.submission import match
 from cxrdali.runs.recipes import Recipe
 from cxrdali.runs.steps import Step
 from cxrdali.studies.comparing import Comparisons
-from cxrdali.studies.expand import REPEATS, expand, groups, members, roles, spelled_out
+from cxrdali.studies.expand import expand, groups, members, repeat_of, roles, spelled_out
 from cxrdali.studies.ground import FIT, Ground, Plan
+from cxrdali.studies.matrices import matrix_step, missing
 from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.results import Results
 from cxrdali.studies.schema import WEIGHTS, Study
@@ -84,7 +85,7 @@ class Planner:
             *self._scores(),
             *Comparisons(self).steps(),
         ]
-        steps += [*self._claims(), *self._submissions()]
+        steps += [*self._claims(), *self._matrix(), *self._submissions()]
         steps.append(self.results.report(self.title, self.study.page, steps))
         of_files = {name: step for step in steps for name in (step.record, *step.outputs)}
         for step in steps:
@@ -116,8 +117,12 @@ class Planner:
         }
         if self.study.page == "loss-design":
             return {**found, "roles": roles(self.study, self.models)}
-        cells = {name: {"cell": each.cell, "axes": dict(each.axes)} for name, each in self.ground.runs.items()}
-        return {**found, "groups": self.groups, "runs": {name: cells[name] for name in self.models}}
+        runs = {
+            name: {"cell": self.ground.runs[name].cell, "axes": dict(self.ground.runs[name].axes),
+                   "repeat": repeat_of(settings)}
+            for name, (settings, _) in self.models.items()
+        }  # fmt: skip
+        return {**found, "groups": self.groups, "runs": runs}
 
     # ------------------------------------------------------------ names
 
@@ -140,8 +145,7 @@ class Planner:
         tables = (each.of for each in self.made.tables if each.name == name and each.kind in ("model", "tta"))
         if (run := next(tables, name)) not in self.models:
             return None
-        settings = self.models[run][0].flat()
-        return run, " ".join(f"{key} {settings[key]}" for key in REPEATS)
+        return run, repeat_of(self.models[run][0])
 
     def tables(self, names: Iterable[str], at: Path_) -> tuple[list[str], list[str]]:
         """Tables that there are, and names of those that this study could have and has not."""
@@ -179,6 +183,9 @@ class Planner:
                 text = f"the {each.name} is without {', '.join(missing)}" if many else f"no {each.name}{alone}"
                 self.notes.append(text)
             said.add(each.members)
+            if len({self.made.bases[name].judged_on for name in found}) > 1:
+                text = f"members of {each.name} are of several datasets or labels; predict them on one pack"
+                raise self.study.source.error(("ensembles", number, "members"), text)
             if isinstance(each.weights, tuple) and len(each.weights) != len(found):
                 text = f"weights of {each.name}: {len(each.weights)} numbers for {len(found)} tables; give one for each"
                 raise self.study.source.error(("ensembles", number, "weights"), text)
@@ -261,6 +268,14 @@ class Planner:
         if [repeats[name] for name in higher] != [repeats[name] for name in lower]:
             raise UserError("both sides are to have the same seeds and folds; they are compared in pairs")
         return higher, lower
+
+    def _matrix(self) -> Iterable[Step]:
+        if self.study.matrix is not None:
+            split = self.study.matrix.split
+            self.notes += missing(self.made, split)
+            with self.study.source.at(("matrix",)):
+                step = matrix_step(self.made, self.study.matrix, self.title)
+            yield step
 
     def _submissions(self) -> Iterable[Step]:
         if self.study.submission is None:

@@ -19,6 +19,7 @@ from cxrdali.studies.schema import (
     Evaluate,
     Group,
     Lists,
+    Matrix,
     Names,
     Predict,
     Recipes,
@@ -32,7 +33,7 @@ from shards.errors import UserError
 from shards.words import choices
 
 T = TypeVar("T")
-TABLES = {"recipes": Recipes, "views": Views, "evaluate": Evaluate, "submission": Submission}
+TABLES = {"recipes": Recipes, "views": Views, "evaluate": Evaluate, "matrix": Matrix, "submission": Submission}
 ARRAYS = {
     "predict": Predict, "ensembles": Ensemble, "calibrate": Calibrate, "comparisons": Comparison, "claims": Claim,
 }  # fmt: skip

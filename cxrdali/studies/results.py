@@ -18,6 +18,8 @@ from cxrdali.runs.steps import Book, Step
 from cxrdali.studies.ground import FIT
 from cxrdali.studies.schema import Claim, Comparison
 from cxrdali.studies.seeds import judged, over_seeds
+from cxrdali.studies.table import study_table
+from cxrdali.studies.table_files import FILES, write_files
 from cxrdali.studies.tables import Tables
 from cxrdali.studies.training import content
 from shards.errors import UserError
@@ -163,9 +165,12 @@ class Results:
                 tables = [table.name for table in self.made.tables]
                 record = {"models": list(self.models), "tables": tables, "steps": done, "synthetic": synthetic}
                 write_bytes(self.root / "paper.json", sealed_json(record))
+            if page == "study":
+                write_files(study_table(self.root), self.root)
             options = ReportOptions(title, synthetic=synthetic, images=synthetic)
             write_report(self.root / "report.html", [self.root], pack=pack, options=options)
 
-        outputs = ("report.html", "paper.json") if page == "stage-training" else ("report.html",)
+        more = {"stage-training": ("paper.json",), "study": FILES}
+        outputs = ("report.html", *more.get(page, ()))
         settings = {"title": title, "synthetic": synthetic, **base.data}
         return Step("report", outputs, settings, tuple(step.name for step in steps), do)

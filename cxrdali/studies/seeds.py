@@ -49,7 +49,11 @@ def over_seeds(
 def scores(path: Path, base: Base) -> dict[str, float | None]:
     """A table's means over findings."""
     options = EvaluateOptions(draws=0, uncertain=base.uncertain, allow_leak=True)
-    result = evaluate(path, base.dataset, base.labels, options)["all"]
+    return means(evaluate(path, base.dataset, base.labels, options)["all"])
+
+
+def means(result: Mapping) -> dict[str, float | None]:
+    """Those of TESTED that stand in a part of an evaluation, such as its "all"."""
     groups = result.get("groups") or {}
     of_groups = {name: groups[group].get("mAP") for name, (_, group, _) in TESTED.items() if group in groups}
     return {metric: result[metric] for metric in TESTED if metric in result} | of_groups
