@@ -54,10 +54,10 @@ def share_out(jobs: int | None, gpus: str | None, given: str | None) -> bool:
         raise click.UsageError(f"--gpus {gpus}: write each GPU once, with commas between them, such as 0,1")
     if jobs is not None and devices and jobs != len(devices):
         raise click.UsageError(f"--jobs {jobs}: --gpus {gpus} are {len(devices)}, with a run on each; leave --jobs out")
-    os.environ.setdefault(SINCE, str(time.time()))
     places: list[dict[str, str]] = [{"CUDA_VISIBLE_DEVICES": each} for each in devices] or [{}] * (jobs or 1)
     if is_worker() or places == [{}]:
         return False
+    os.environ.setdefault(SINCE, str(time.time()))
     whole = Part.read(part(given))
     for place, chosen in enumerate(places):
         chosen = places[place] = dict(chosen)

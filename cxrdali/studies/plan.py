@@ -187,6 +187,9 @@ class Planner:
                 text = f"the {each.name} is without {', '.join(missing)}" if many else f"no {each.name}{alone}"
                 self.notes.append(text)
             said.add(each.members)
+            if len({self.made.bases[name].judged_on for name in found}) > 1:
+                text = f"members of {each.name} are of several datasets or labels; predict them on one pack"
+                raise self.study.source.error(("ensembles", number, "members"), text)
             if isinstance(each.weights, tuple) and len(each.weights) != len(found):
                 text = f"weights of {each.name}: {len(each.weights)} numbers for {len(found)} tables; give one for each"
                 raise self.study.source.error(("ensembles", number, "weights"), text)
@@ -256,14 +259,6 @@ class Planner:
         if wanted:
             yield self.results.claims(wanted)
 
-    def _matrix(self) -> Iterable[Step]:
-        if self.study.matrix is not None:
-            split = self.study.matrix.split
-            self.notes += missing(self.made, split)
-            with self.study.source.at(("matrix",)):
-                step = matrix_step(self.made, self.study.matrix, self.title)
-            yield step
-
     def _paired(self, higher: list[str], lower: list[str]) -> tuple[list[str], list[str]]:
         """Both in the order of their seeds and folds. Raises UserError where these differ, or the images do."""
         bases = [self.made.bases.get(name) or self.ground.of(name) for name in (*higher, *lower)]
@@ -277,6 +272,14 @@ class Planner:
         if [repeats[name] for name in higher] != [repeats[name] for name in lower]:
             raise UserError("both sides are to have the same seeds and folds; they are compared in pairs")
         return higher, lower
+
+    def _matrix(self) -> Iterable[Step]:
+        if self.study.matrix is not None:
+            split = self.study.matrix.split
+            self.notes += missing(self.made, split)
+            with self.study.source.at(("matrix",)):
+                step = matrix_step(self.made, self.study.matrix, self.title)
+            yield step
 
     def _submissions(self) -> Iterable[Step]:
         if self.study.submission is None:
