@@ -13,6 +13,8 @@ from cxrdali.evaluate.options import ExternalOptions
 from cxrdali.predict.options import PredictOptions
 from shards.words import counted
 
+HOME = "home"
+
 
 @click.command()
 @run_option
@@ -66,15 +68,17 @@ def external(run, data, away, split, away_split, away_labels, out, **given):
     trained = Run.open(run)
     chosen = _releases(away_labels)
     home = folders.open_dataset(data, run=trained)
-    packs = folders.open_packs(away)
+    packs = folders.open_packs(away, option="--away ")
     if unknown := [name for name in chosen if name not in packs]:
         raise click.UsageError(f"--away-labels {unknown[0]}=...: the away packs are {', '.join(packs)}")
+    if HOME in packs:  # as tables, --findings and the page call the images of --data
+        raise click.UsageError(f"--away: {HOME} is the dataset of --data here; call the pack otherwise, NAME=PACK")
     out = out or Path(f"{run.resolve().name}.external")
     out.mkdir(0o700, parents=True, exist_ok=True)
     near = NearCopies({part.name: part.dataset for part in home.parts}, options.allow_overlap, OverlapOptions.kept())
     wanted = [replace(asked, labels=chosen.get(name)) for name in packs]
     there = elsewhere(trained, packs, away_split, wanted, out, near)
-    first, *validation = at_home(trained, "home", home, split, asked, out)
+    first, *validation = at_home(trained, HOME, home, split, asked, out)
     result = library.external(trained, first, there, options, *validation)
     paths = [*library.write(result, out / "external.json"), write_external(result, out / "external.html")]
     _print(result)

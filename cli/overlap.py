@@ -1,5 +1,7 @@
 """cxrdali overlap: the images that two packs share."""
 
+import shlex
+
 import click
 
 from cli.options import folders
@@ -43,9 +45,9 @@ def overlap(a, b, out, exact_only):
         write_list(out, pairs, list(packs.items()))
         click.echo(f"written: {out}")
     if len(pairs):
-        given = out or "overlap.csv"
-        first = "" if out else f"cxrdali overlap {folders.as_given(a)} {folders.as_given(b)} --out {given}, then "
-        click.echo(f"next: {first}cxrdali train --data {folders.as_given(a)} --exclude {given} ...")
+        one, other, given = (shlex.quote(str(each)) for each in (*map(folders.as_given, (a, b)), out or "overlap.csv"))
+        first = "" if out else f"cxrdali overlap {one} {other} --out {given}, then "
+        click.echo(f"next: {first}cxrdali train --data {one} --exclude {given} ...")
 
 
 def _say(found, names) -> None:

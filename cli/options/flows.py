@@ -208,14 +208,14 @@ def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
     for note in plan.notes:
         click.echo(f"note: {note}")
     if plan.problems:
-        more = f" (and {len(plan.problems) - 1} more problems: --dry-run)" if len(plan.problems) > 1 else ""
+        more = f" (and {counted(len(plan.problems) - 1, 'more problem')}: --dry-run)" if len(plan.problems) > 1 else ""
         raise UserError(_as_set(plan.problems[0]) + more)
     changed = changed_data(book.plan(steps))
     if changed and not given.get("new_data"):
         raise UserError(f"{out}: {changed}; give another --out, or --new-data to do everything again")
     out.mkdir(0o700, parents=True, exist_ok=True)
     try:
-        jobs.share_out(given.get("jobs"), given.get("gpus"), given.get("part"))
+        shared = jobs.share_out(given.get("jobs"), given.get("gpus"), given.get("part"))
         with book.shared(plan.steps):
             write_record(out, plan.record)
         done = work(book, steps, plan.steps, Part.read(jobs.part(given.get("part"))))
@@ -229,11 +229,12 @@ def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
         waits = f"; {counted(len(done.blocked), 'step')} that need what failed were not done" if done.blocked else ""
         raise UserError(f"{out}: {name} failed{others}: {_as_set(line)}{waits}")
     when = (
-        "were done before" if not done.done else "are done" if done.done == len(steps)
+        "are done" if shared or done.done == len(steps) else "were done before" if not done.done
         else f"are done, {done.done} of them now"
     )  # fmt: skip
     took = f"{time.perf_counter() - started:,.0f} s"
-    click.echo(f"\n{out}: all {len(steps)} steps {when}, {took}; open {out / 'report.html'} in a browser")
+    page = f"; open {out / 'report.html'} in a browser" if any(step.name == "report" for step in steps) else ""
+    click.echo(f"\n{out}: all {len(steps)} steps {when}, {took}{page}")
 
 
 def _as_set(text: str) -> str:

@@ -104,6 +104,9 @@ def open_packs(given: Sequence[Path], option: str = "--data ") -> dict:
                 f"{option}{name}-2={root}"
             )
         packs[name] = _opened(root)
+        for other in list(packs.values())[:-1]:  # a link, or a copy: every image would be there twice
+            if other.id == packs[name].id:
+                raise UserError(f"{option}{root}: is the same dataset as {other.root}; give each pack once")
     return packs
 
 

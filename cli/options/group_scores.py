@@ -29,15 +29,15 @@ def print_groups(result: dict) -> None:
         click.echo(text)
     shown = [name for name in SHORT if any(
         row[name] is not None for part in block["dimensions"] for row in part["groups"]
-    )]  # fmt: skip
+    )] or ["mAP"]  # fmt: skip
     for part in block["dimensions"]:
-        rows = [(f"by {part['by']}", "images", "patients", "findings", *(SHORT[name] for name in shown),
-                 "AUROC less the rest's", "p")]  # fmt: skip
+        heads = [SHORT[name] for name in shown] or [""]  # where all are too small, a column that says so
+        rows = [(f"by {part['by']}", "images", "patients", "findings", *heads, "AUROC less the rest's", "p")]
         for row in part["groups"]:
             counts = (f"{row['images']:,}", f"{row['patients']:,}", f"{len(row['scored'])}")
             gap = row["gaps"]["macro_AUROC"]
-            scores = [number(row[name]) for name in shown]
-            cells = ("too small", *[""] * (len(shown) - 1)) if row["too_small"] else scores
+            scores = [number(row[name]) for name in shown] or ["-"]
+            cells = ("too small", *[""] * (len(heads) - 1)) if row["too_small"] else scores
             rows.append((row["group"], *counts, *cells, _gap(gap), _p(gap)))
         click.echo(aligned(rows))
         for gap in part["gaps"]:

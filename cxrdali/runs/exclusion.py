@@ -69,9 +69,11 @@ def left_out(paths: Sequence[str], dataset: Dataset, train: np.ndarray, val: np.
     for path in map(Path, paths):
         rows, staying, sha256 = _of_list(path, dataset, training, val)
         lists.append((path.name, sha256))
-        added = int((~out[rows]).sum())
-        out[rows] = True
-        stay = f"; {counted(staying, 'validation image')} of it stay, and choose the best epoch" if staying else ""
+        before = int(out.sum())
+        out[rows] = True  # an image may stand in several pairs
+        added = int(out.sum()) - before
+        stays = "stays, and chooses" if staying == 1 else "stay, and choose"
+        stay = f"; {counted(staying, 'validation image')} of it {stays} the best epoch" if staying else ""
         log.info(f"{path}: {counted(added, 'training image')} of {len(train):,} left out{stay}")
     for part in dataset.parts:
         if (own := part.own(train)).size and out[part.start + own].all():
@@ -147,7 +149,10 @@ def _read(path: Path) -> tuple[bytes, pd.DataFrame, list[tuple[str, str]]]:
         raise UserError(f"{path}: cannot be read ({reason}); {fix}") from error
     if not beside(path).exists():
         raise UserError(f"{path}: {beside(path).name}, which says what packs it is of, is not beside it; {fix}")
-    about = check_hash(path, data)
+    try:
+        about = check_hash(path, data)
+    except UserError as error:  # what it says of deleting the hash does not go for a list
+        raise UserError(f"{str(error).split(';')[0]}; restore it, or {fix}") from error
     pairs = read_table(path, COLUMNS, again=fix)
     try:
         content = parse_json(about)

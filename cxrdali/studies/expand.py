@@ -74,6 +74,7 @@ def expand(
                 continue  # a recipe of the package that cannot be of this study
         found[name] = Planned(recipe, name, name, {})
     tables, counted = {table.name: table for table in study.runs}, len(names)
+    taken = set(names)
     for table in study.runs:
         base = _base(study, table, tables, known)
         grid = {key: _values(key, values, {**base.settings, **(every or {})}) for key, values in table.grid.items()}
@@ -88,8 +89,9 @@ def expand(
                 table, base, axes, {key: value for key, value in (every or {}).items() if key == "folds"}
             )
             name = planned.recipe.name
-            if name in found and (name in names or found[name].table != name):
+            if name in taken:
                 raise study.source.error(("runs", table.name), f"two runs are called {name}; rename one of them")
+            taken.add(name)
             found[name] = planned
     linked = {name: _linked(study, planned, found) for name, planned in found.items() if planned.table in tables}
     # recipes of the package whose start cannot be of this study cannot be either

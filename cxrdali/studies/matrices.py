@@ -1,5 +1,8 @@
 """The step that judges runs of several packs on each of them: matrix.json and its page, matrix.html."""
 
+import json
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 
 from cxrdali.evaluate.matrix import Cell, matrix
@@ -68,11 +71,14 @@ def _copies(run: Run, base: Base, split: str, allow: bool, home: Mapping[str, Pa
     try:
         found = strangers(run, base.dataset, base.splits[split], allow, home, OverlapOptions.kept())
     except UserError as error:  # which names options of `cxrdali external`
-        said = str(error).replace(
-            "`cxrdali train --exclude overlap.csv`", 'data.exclude = ["overlap.csv"] in [settings]'
-        )
+        said = re.sub("`cxrdali train --exclude ([^`]+)`", _in_settings, str(error))
         raise UserError(said.replace("say --allow-overlap", "say allow_overlap = true in [matrix]")) from error
     return found.as_json()
+
+
+def _in_settings(option: re.Match) -> str:
+    lists = shlex.split(option[1])[0].split(",")
+    return f"data.exclude = {json.dumps(lists)} in [settings]"
 
 
 def missing(made: Tables, split: str) -> Sequence[str]:

@@ -87,9 +87,11 @@ class Planner:
         ]
         steps += [*self._claims(), *self._matrix(), *self._submissions()]
         steps.append(self.results.report(self.title, self.study.page, steps))
-        names = [step.name for step in steps]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise UserError(f"{self.study.source.path}: two steps are called {twice!r}; give one another name")
+        of_files = {name: step for step in steps for name in (step.record, *step.outputs)}
+        for step in steps:
+            if any(of_files[name] is not step for name in (step.record, *step.outputs)):
+                what = f"two steps are called {step.name!r}, or write the same files"
+                raise UserError(f"{self.study.source.path}: {what}; give one another name")
         bases = {name: self.ground.of(name) for name in self.models}
         return Plan(
             self.models, bases, tuple(self.notes), self.ground.problems, tuple(steps), tuple(made.asked),
@@ -138,6 +140,13 @@ class Planner:
             missing += [] if here else [name]
         return list(dict.fromkeys(found)), missing
 
+    def repeat(self, name: str) -> tuple[str, str] | None:
+        """A run, or that of a table, and which repeat of its cell it is; None: a table that is made of others."""
+        tables = (each.of for each in self.made.tables if each.name == name and each.kind in ("model", "tta"))
+        if (run := next(tables, name)) not in self.models:
+            return None
+        return run, repeat_of(self.models[run][0])
+
     def tables(self, names: Iterable[str], at: Path_) -> tuple[list[str], list[str]]:
         """Tables that there are, and names of those that this study could have and has not."""
         found: list[str] = []
@@ -166,14 +175,21 @@ class Planner:
 
     def _ensembles(self) -> Iterable[Step]:
         said: set[tuple[str, ...]] = set()
+        names = [each.name for each in self.study.ensembles]
         for number, each in enumerate(self.study.ensembles):
-            found, missing = self.tables(each.members, ("ensembles", number, "members"))
+            at = ("ensembles", number, "members")
+            for name in set(each.members) & set(names[number:]) - {*self.made.bases, *self.groups}:
+                raise self.study.source.error(at, f"{name} is made here or later; name tables that are made before it")
+            found, missing = self.tables(each.members, at)
             many = len(found) > 1
             if each.members not in said and (missing or not many):
                 alone = f": {each.alone.format(run=found[0])}" if each.alone and found else ""
                 text = f"the {each.name} is without {', '.join(missing)}" if many else f"no {each.name}{alone}"
                 self.notes.append(text)
             said.add(each.members)
+            if len({self.made.bases[name].judged_on for name in found}) > 1:
+                text = f"members of {each.name} are of several datasets or labels; predict them on one pack"
+                raise self.study.source.error(("ensembles", number, "members"), text)
             if isinstance(each.weights, tuple) and len(each.weights) != len(found):
                 text = f"weights of {each.name}: {len(each.weights)} numbers for {len(found)} tables; give one for each"
                 raise self.study.source.error(("ensembles", number, "weights"), text)
@@ -238,9 +254,24 @@ class Planner:
                 text = f"{claim.higher} stands for {len(sides[0])} runs, {claim.than} for {len(sides[1])}; name as many"
                 raise self.study.source.error(("claims", number, "than"), text)
             else:
-                wanted.append((claim, *sides))
+                with self.study.source.at(("claims", number, "than")):
+                    wanted.append((claim, *self._paired(*sides)))
         if wanted:
             yield self.results.claims(wanted)
+
+    def _paired(self, higher: list[str], lower: list[str]) -> tuple[list[str], list[str]]:
+        """Both in the order of their seeds and folds. Raises UserError where these differ, or the images do."""
+        bases = [self.made.bases.get(name) or self.ground.of(name) for name in (*higher, *lower)]
+        if len({base.judged_on for base in bases}) > 1:
+            raise UserError("both sides are to have the same images and labels; predict them on one pack")
+        found = {name: self.repeat(name) for name in (*higher, *lower)}
+        repeats = {name: each[1] for name, each in found.items() if each}
+        if len(higher) == 1 or len(repeats) < len(found):
+            return higher, lower
+        higher, lower = (sorted(side, key=lambda name: repeats[name]) for side in (higher, lower))
+        if [repeats[name] for name in higher] != [repeats[name] for name in lower]:
+            raise UserError("both sides are to have the same seeds and folds; they are compared in pairs")
+        return higher, lower
 
     def _matrix(self) -> Iterable[Step]:
         if self.study.matrix is not None:

@@ -95,12 +95,13 @@ class Results:
         """Cells of grids over their seeds, against the first. cells: runs or tables by repeat; split: None: the
         runs' own validation images."""
         file, first = f"comparisons/{name}.json", next(iter(next(iter(cells.values())).values()))
-        base = self.made.ground.of(first) if split is None else self.made.bases[first]
         paths = {each: self.scored(each, split) for cell in cells.values() for each in cell.values()}
+        bases = {each: self.made.ground.of(each) if split is None else self.made.bases[each] for each in paths}
+        base = bases[first]
         needs = tuple(path[1] for path in paths.values())
 
         def found() -> dict:
-            return over_seeds(cells, {each: path for each, (path, _) in paths.items()}, base, split or FIT)
+            return over_seeds(cells, {each: path for each, (path, _) in paths.items()}, bases, split or FIT)
 
         settings = {"cells": cells, "split": split, "uncertain": base.uncertain, **base.data}
         return Step(f"compare {name}", (file,), settings, needs, self.write(file, found))

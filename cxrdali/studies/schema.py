@@ -96,6 +96,7 @@ class Predict(Checked):
     name: str = "{run}"
 
     def __post_init__(self):
+        _each("splits", self.splits, SPLITS)
         _each("tta", self.tta, TTAS)
         try:
             made = self.name.format(run="run", tta="tta", pack="pack")
@@ -176,6 +177,11 @@ class Comparison(Checked):
         super().__post_init__()
         if sum(map(bool, (self.runs, self.tables, self.chain or self.against))) != 1:
             raise UserError("a comparison is of runs, of tables, or of chain and against; give one of them")
+        _each("splits", self.splits, SPLITS)
+        if self.by == "seed" and not (self.runs or self.tables):
+            raise UserError("by = 'seed' is of runs or of tables; leave it out")
+        if self.start and (self.baseline or not self.runs or self.by == "seed"):
+            raise UserError("start compares runs by patient, each with its own baseline; leave it or the other out")
         if not self.name and (self.runs or self.tables):
             raise UserError("a comparison of runs or tables has a name, of its file; give it")
 

@@ -16,15 +16,17 @@ from cxrdali.studies.schema import Claim
 LEVEL = 0.95
 
 
-def over_seeds(cells: Mapping[str, Mapping[str, str]], paths: Mapping[str, Path], base: Base, split: str) -> dict:
+def over_seeds(
+    cells: Mapping[str, Mapping[str, str]], paths: Mapping[str, Path], bases: Mapping[str, Base], split: str
+) -> dict:
     """Plain JSON values: by cell its scores, their mean, standard deviation and number; and the paired differences of
-    every cell to the first, with t intervals.
+    every cell to the first, with t intervals, where both have the same images and labels.
 
     Args:
         cells: By cell its tables, by seed (and fold).
-        paths: Of the tables.
+        paths, bases: Of the tables.
     """
-    found = {table: scores(path, base) for table, path in paths.items()}
+    found = {table: scores(path, bases[table]) for table, path in paths.items()}
     metrics = [metric for metric in TESTED if any(metric in each for each in found.values())]
     first = next(iter(cells))
     rows, differences = [], []
@@ -39,7 +41,7 @@ def over_seeds(cells: Mapping[str, Mapping[str, str]], paths: Mapping[str, Path]
             both = [repeat for repeat in each if repeat in values[first]]
             pairs = [(each[repeat], values[first][repeat]) for repeat in both]
             paired = [one - other for one, other in pairs if one is not None and other is not None]
-            if cell != first and paired:
+            if cell != first and paired and len({bases[cells[of][both[0]]].judged_on for of in (cell, first)}) == 1:
                 differences.append({"run": cell, "against": first, "metric": metric, **spread(paired)})
     return {"by": "seed", "split": split, "level": LEVEL, "baseline": first, "scores": rows, "differences": differences}
 

@@ -50,6 +50,14 @@ def test_the_same_command_does_nothing_on_a_finished_run(work):
     assert "was already finished" in said.stdout
 
 
+def test_a_pack_that_is_given_twice_by_another_path_is_refused(work):
+    (work / "again").symlink_to("nih")
+    said = "error: %sagain: is the same dataset as nih; give each pack once"
+    train = ("train", *SMALL, "--data", "nih", "--data", "again", "--out", "twice")
+    refused(*train, cwd=work, code=1, said=said % "--data ")
+    refused("overlap", "nih", "again", cwd=work, code=1, said=said % "")
+
+
 def test_predict_and_evaluate_on_both_packs_and_on_one(work):
     """The packs under their folders' names, in another order: their images say which they are."""
     done(

@@ -50,6 +50,10 @@ def test_people_are_attached_and_their_groups_scored(copy, tmp_path):
     assert [row["group"] for row in block["dimensions"][0]["groups"]] == ["F", "M"] and not block["missing"]
     table = pd.read_csv(tmp_path / "p.metrics.groups.csv")
     assert set(table["by"]) == {"sex", "view"}
+    small = call(evaluate, *asked[:-1], 10**6)
+    assert small.exit_code == 0, small.output
+    lines = [line.split() for line in small.output.splitlines()]
+    assert all(any(line[:1] == [name] and line[-3:-1] == ["too", "small"] for line in lines) for name in "FM")
     assert "removed" in call(subjects, copy, "--remove", "people").output
     assert "nobody is known" in call(subjects, copy).output
 
@@ -79,6 +83,7 @@ def test_options_that_do_not_go_together(copy, tmp_path):
     for given, words in (
         (("--admissions", "a.csv"), "give --subjects FILE too"),
         (("--release", "chexpert"), "give --source DIR too"),
+        (("--name", "x"), "give --subjects FILE or --source DIR too"),
         (("--subjects", "a.csv", "--source", tmp_path), "give one after the other"),
     ):
         (tmp_path / "a.csv").write_text("x\n")

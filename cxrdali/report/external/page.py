@@ -48,6 +48,7 @@ def _hospital(away: dict, number: int, level: float) -> dict:
         "figures": {
             name: Figure(f"away-{number}-{name}", plots.sides, (_shown(rows, "home", name), _shown(rows, "away", name),
                          away["name"], TITLES[name][0])) for name in ("AP", "AUROC")
+            if any(row[side][name] is not None for row in rows for side in ("home", "away"))
         },
         "findings": {
             name: _table(title, "Finding", [(row["finding"], row, name) for row in rows], away["name"], level)
@@ -77,7 +78,7 @@ def _table(caption: str, first: str, rows: Sequence[tuple[str, Mapping, str]], n
 
 def _sure(cell: Sequence, level: float) -> bool:
     """Whether a cell, if there is one, is a difference with an adjusted p below 1 - level."""
-    return any(isinstance(each, Mapping) and (each["p_holm"] or 1) < 1 - level for each in cell)
+    return any(isinstance(each, Mapping) and each["p_holm"] is not None and each["p_holm"] < 1 - level for each in cell)
 
 
 def _of(scores: Mapping, name: str) -> tuple:

@@ -62,6 +62,19 @@ def test_numbers_of_the_page_are_those_of_the_result(places, tmp_path):
     assert len(page.figures) == 2
 
 
+def test_what_has_no_score_has_no_figure_and_a_p_of_zero_is_bold(places, tmp_path):
+    found = external(RUN, *places[:1], places[1:], replace(OPTIONS, draws=20))
+    (one,) = found["away"]
+    for row in one["findings"]:
+        row["home"]["AUROC"] = row["away"]["AUROC"] = None
+        row["difference"]["AP"]["p_holm"] = 0.0
+        row["difference"]["F1"]["p_holm"] = 0.9
+    page = Page(write_external(found, tmp_path / "page.html"))
+    assert len(page.figures) == 1
+    bold = {(caption.split(";")[0], name, column) for caption, name, column in page.bold}
+    assert {("AP", name, 3) for name in "ABC"} <= bold and not {("F1", name, 3) for name in "ABC"} & bold
+
+
 def test_without_samples_no_interval_is_claimed(places, tmp_path):
     home, away = places
     page = Page(write_external(external(RUN, home, [away], replace(OPTIONS, draws=0)), tmp_path / "page.html"))

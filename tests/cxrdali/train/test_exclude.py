@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from cxrdali.data.splits import train_and_validation
@@ -86,6 +87,19 @@ def test_a_run_says_and_records_what_it_left_out(packs, listed, finished):
     assert (out / EXCLUDED).read_text().splitlines() == ids
 
 
+def test_an_image_of_several_pairs_is_counted_once(packs, listed, tmp_path):
+    path, pairs = listed
+    twice, said = tmp_path / "twice.csv", []
+    both = pd.concat([pd.read_csv(path, dtype=str)] * 2)
+    write_list(twice, both, (("home", packs[0]), ("away", packs[1])))
+    with heard(said):
+        select_data(settings(exclude=(str(twice), str(path))), packs[0], packs[0].labels(), tmp_path)
+    released = train_and_validation(packs[0], packs[0].labels(), settings().data)[0]
+    gone = np.isin(released, pairs["row_a"]).sum()
+    assert f"{twice}: {gone} training images of {len(released)} left out" in str(said)
+    assert f"{path}: 0 training images of {len(released)} left out" in str(said)
+
+
 def test_its_rows_are_known_again_without_the_list(packs, listed, finished):
     run, labels = Run.open(finished[0]), packs[0].labels()
     train_rows, val_rows = without(packs[0], listed[1]["row_a"])
@@ -148,3 +162,4 @@ def test_what_is_no_list_of_these_packs_is_refused(packs, listed, dataset, tmp_p
     shutil.copy(f"{path}.sha256", f"{copy}.sha256")
     copy.write_text(copy.read_text().replace("exact", "near", 1))
     refused("its SHA-256 is not the one", copy)
+    refused(r"restore it, or write it with `cxrdali overlap", copy)  # without its hash it would be refused too
