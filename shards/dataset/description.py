@@ -195,9 +195,10 @@ def parse_description(path: Location, data: bytes) -> tuple[dict, bool]:
 def _check_description(info: dict) -> None:
     """Raises ValueError naming the first entry that packing does not write: a seal can be made by anyone."""
     check_kinds(info, _DESCRIPTION)
-    for name in (*info["labels"], *info.get("stored_labels", {}), *info.get("subjects", {})):
-        if not _stays_in_its_folder(name):
-            raise ValueError(f"labels or subjects.{name!r} is not a hash of a table")
+    for kind in ("labels", "stored_labels", "subjects"):
+        for name in info.get(kind, {}):
+            if not _stays_in_its_folder(name):
+                raise ValueError(f"{kind}.{name!r} is not a hash of a table")
     if (default := info["default_labels"]) not in (None, *info["labels"]):
         raise ValueError(f"default_labels {default!r} is not among the labels")
     counts = info["counts"]
