@@ -32,9 +32,9 @@ SPLIT_NAMES = {"test": "test split", "dev": "development split", "val": "validat
 
 
 def steps(sources: Sources) -> dict | None:
-    """AP per finding by step, a table per split; None where no folder of `cxrdali paper` was given."""
+    """AP per finding by step, a table per split; None without a folder of `cxrdali paper`, and of other studies."""
     folder = sources.folder
-    if folder is None:
+    if folder is None or sources.table is not None:
         return None
     splits = {split: found for split in SPLITS if (found := step_evaluations(folder, split))}
     if not splits:
