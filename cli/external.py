@@ -13,6 +13,8 @@ from cxrdali.evaluate.options import ExternalOptions
 from cxrdali.predict.options import PredictOptions
 from shards.words import counted
 
+HOME = "home"
+
 
 @click.command()
 @run_option
@@ -69,12 +71,14 @@ def external(run, data, away, split, away_split, away_labels, out, **given):
     packs = folders.open_packs(away, option="--away ")
     if unknown := [name for name in chosen if name not in packs]:
         raise click.UsageError(f"--away-labels {unknown[0]}=...: the away packs are {', '.join(packs)}")
+    if HOME in packs:  # as tables, --findings and the page call the images of --data
+        raise click.UsageError(f"--away: {HOME} is the dataset of --data here; call the pack otherwise, NAME=PACK")
     out = out or Path(f"{run.resolve().name}.external")
     out.mkdir(0o700, parents=True, exist_ok=True)
     near = NearCopies({part.name: part.dataset for part in home.parts}, options.allow_overlap, OverlapOptions.kept())
     wanted = [replace(asked, labels=chosen.get(name)) for name in packs]
     there = elsewhere(trained, packs, away_split, wanted, out, near)
-    first, *validation = at_home(trained, "home", home, split, asked, out)
+    first, *validation = at_home(trained, HOME, home, split, asked, out)
     result = library.external(trained, first, there, options, *validation)
     paths = [*library.write(result, out / "external.json"), write_external(result, out / "external.html")]
     _print(result)
@@ -94,7 +98,7 @@ SHOWN = {"AP": "mAP", "AP_reweighted": "mAP at home's prevalence", "AUROC": "AUR
 
 
 def _print(result: dict) -> None:
-    from cxrdali.evaluate.remarks import sampled_from
+    from cxrdali.evaluate.remarks import MEANS, resampled, sampled_from
 
     home = result["home"]
     click.echo(f"home: {counted(home['images'], 'image')} of {sampled_from(home)}, labels {home['labels']}")
@@ -117,3 +121,6 @@ def _print(result: dict) -> None:
             p = "-" if found["p"] is None else f"{found['p']:.2g}"
             rows.append((title, at_home, with_interval(means["away"], key), number(found["difference"]), p, again))
         click.echo(aligned(rows))
+    if result["draws"]:
+        how, fewest = resampled({**result, "unit": home["unit"]}), result["fewest_patients"]
+        click.echo(f"{how}; none: fewer than {fewest} patients have the finding, or do not have it; {MEANS}")

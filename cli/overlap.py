@@ -1,5 +1,7 @@
 """cxrdali overlap: the images that two packs share."""
 
+import shlex
+
 import click
 
 from cli.options import folders
@@ -19,8 +21,8 @@ def overlap(a, b, out, exact_only):
     inverted, letterboxed or slightly cropped anew (near).
 
     RSNA and CXR-LT 2026 hold images of ChestX-ray14, CheXpert Plus those of CheXpert: a model of one must not be judged
-    on the other as on strangers. Near pairs are found by a signature of each image, which is kept for the next time,
-    and decided by pixels.
+    on the other as on strangers. Near pairs are found by a signature of each image, which is kept in --cache for
+    the next time, and decided by pixels.
     """
     from cxrdali.evaluate import overlap as library
     from cxrdali.runs.exclusion import write_list
@@ -30,7 +32,7 @@ def overlap(a, b, out, exact_only):
         raise UserError(f"{out.parent}: no such folder; make it, or give another --out")
     packs = folders.open_packs((a, b), option="")
     (name_a, pack_a), (name_b, pack_b) = packs.items()
-    cache = None if exact_only else folders.copies() / library.KEPT
+    cache = None if exact_only else folders.copies("signatures of images") / library.KEPT
     found = library.overlap(pack_a, pack_b, library.OverlapOptions(near=not exact_only, cache=cache))
     pairs = found.listed((name_a, name_b))
     _say(found, (name_a, name_b))
@@ -43,9 +45,9 @@ def overlap(a, b, out, exact_only):
         write_list(out, pairs, list(packs.items()))
         click.echo(f"written: {out}")
     if len(pairs):
-        given = out or "overlap.csv"
-        first = "" if out else f"cxrdali overlap {folders.as_given(a)} {folders.as_given(b)} --out {given}, then "
-        click.echo(f"next: {first}cxrdali train --data {folders.as_given(a)} --exclude {given} ...")
+        one, other, given = (shlex.quote(str(each)) for each in (*map(folders.as_given, (a, b)), out or "overlap.csv"))
+        first = "" if out else f"cxrdali overlap {one} {other} --out {given}, then "
+        click.echo(f"next: {first}cxrdali train --data {one} --exclude {given} ...")
 
 
 def _say(found, names) -> None:

@@ -4,6 +4,8 @@ import click
 
 from cli.options import flows
 from cli.options.fields import field_options
+from cli.options.imports import quick_imports
+from cli.options.scores import aligned
 from cxrdali.studies.options import StudyOptions
 
 
@@ -12,9 +14,12 @@ from cxrdali.studies.options import StudyOptions
 @flows.study_options("FILE", "net")
 @field_options(StudyOptions, "models", "tta", "calibration", "thresholds")
 @flows.template_option
+@click.option(
+    "--table", is_flag=True, help="Show the numbers that there are, and write them beside the runs; do nothing."
+)
 @click.option("--yes", "many", is_flag=True, help="Train more than 1,000 runs.")
-def study(file_or_name, **given):
-    """Do what a study's file describes, or one of the package: stage-training, loss-design.
+def study(file_or_name, table, **given):
+    """Do what a study's file describes, or one of the package: stage-training, loss-design, lr-batch, external.
 
     \b
     [runs.small]                                  a file of six lines: 2 learning rates x 2 seeds
@@ -28,4 +33,26 @@ def study(file_or_name, **given):
     was deleted, after a change of the file. What a change outdates is redone, and nothing else. A run that fails is
     recorded, and what does not need it goes on.
     """
-    flows.do(None, file_or_name, given)
+    if table:
+        _show_table(file_or_name, given)
+    else:
+        flows.do(None, file_or_name, given)
+
+
+def _show_table(name, given):
+    with quick_imports():
+        from cxrdali.report.study.table import parts
+        from cxrdali.studies.shipped import open_study
+        from cxrdali.studies.table import study_table
+        from cxrdali.studies.table_files import write_files
+
+    demo = given["scale"] == "demo"
+    out = flows.folder_of(open_study(name).source.path.stem, given["out"], given["data"], demo)
+    result = study_table(out)
+    for each in parts(result):
+        heads = [[name for name, _ in each.columns]]
+        left = [place for place, (_, kind) in enumerate(each.columns) if kind == "text"]
+        click.echo(f"{each.caption}\n{aligned([*heads, *each.texts()], left)}\n")
+    for note in result["notes"]:
+        click.echo(f"note: {note}")
+    click.echo(f"{', '.join(map(str, write_files(result, out)))}")

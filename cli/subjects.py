@@ -46,6 +46,8 @@ def subjects(pack, table, admissions, metadata, source, release, name, remove):
         raise click.UsageError("--admissions and --metadata go with MIMIC-IV's patients: give --subjects FILE too")
     if release and not source:
         raise click.UsageError("--release describes a release; give --source DIR too")
+    if name and not (table or source):
+        raise click.UsageError("--name is for what is attached; give --subjects FILE or --source DIR too")
     if remove:
         detach_subjects(pack, remove)
         click.echo(f"{pack}: people {remove} removed")

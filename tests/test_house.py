@@ -24,11 +24,14 @@ ADDED_LINES = {
     "intervals that cover, what was fitted on which images, policies of labels, folds by ids, papers as run": 2_200,
     "images without DALI on the CPU, 100 million rows, what the first user of a GPU meets": 1_000,
     "releases by declaration, DICOM, new images judged, a local page, a run for other programs": 6_400,
+    "several packs as one, what packs share, a run judged elsewhere, groups of people, hospitals": 6_000,
+    "studies as files, tables over seeds, trackers, a live view": 2_600,
 }
 ADDED_BENCHMARK_LINES = {
     "how often intervals hold the truth, what a calibration needs, both papers' effects": 500,
     "every peer on the same work, a GPU in one command, the first step, JPEG's choices, 100 million rows": 1_350,
     "DICOM against reading, decoding, resizing and encoding alone": 150,
+    "packs of several kinds in one loader": 110,
 }
 FILE_LINES, CLASS_LINES, FUNCTION_LINES, PARAMETERS = 350, 250, 60, 6
 STORED = "as older rows have it"

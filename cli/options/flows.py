@@ -78,12 +78,15 @@ def do(command: str | None, name: str, given: Mapping[str, Any], full: Callable 
     with quick_imports():
         from cxrdali.runs import recipes
         from cxrdali.studies.expand import expand, recipe_file, spelled_out
+        from cxrdali.studies.packs import of_each_pack
         from cxrdali.studies.plan import make_plan
         from cxrdali.studies.shipped import open_study
 
     study, demo = open_study(name), given["scale"] == "demo"
     command = command or study.source.path.stem
     out = folder_of(command, given["out"], given["data"], demo)
+    packs = {"": None} if demo else open_packs(command, out, study, given["data"], None)
+    study = of_each_pack(study, list(packs))
     known = recipes.load(given["file"] or recipe_file(study, demo))
     every = expand(spelled_out(study, demo), known, many=bool(given.get("many")))
     models = given["models"] and tuple(dict.fromkeys(full(each, every) for each in given["models"]))
@@ -97,8 +100,9 @@ def do(command: str | None, name: str, given: Mapping[str, Any], full: Callable 
         title=study.title + (", demo" if demo else ""),
         synthetic=demo,
     )
-    sizes = demo_sizes(study, known, options) if demo else None
-    plan = make_plan(out, open_packs(command, out, study, given["data"], sizes), study, known, options)
+    if demo:
+        packs = open_packs(command, out, study, given["data"], demo_sizes(study, known, options))
+    plan = make_plan(out, packs, study, known, options)
     carry_out(out, plan, given)
 
 
@@ -211,7 +215,7 @@ def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
         raise UserError(f"{out}: {changed}; give another --out, or --new-data to do everything again")
     out.mkdir(0o700, parents=True, exist_ok=True)
     try:
-        jobs.share_out(given.get("jobs"), given.get("gpus"), given.get("part"))
+        shared = jobs.share_out(given.get("jobs"), given.get("gpus"), given.get("part"))
         with book.shared(plan.steps):
             write_record(out, plan.record)
         done = work(book, steps, plan.steps, Part.read(jobs.part(given.get("part"))))
@@ -225,7 +229,7 @@ def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
         waits = f"; {counted(len(done.blocked), 'step')} that need what failed were not done" if done.blocked else ""
         raise UserError(f"{out}: {name} failed{others}: {_as_set(line)}{waits}")
     when = (
-        "were done before" if not done.done else "are done" if done.done == len(steps)
+        "are done" if shared or done.done == len(steps) else "were done before" if not done.done
         else f"are done, {done.done} of them now"
     )  # fmt: skip
     took = f"{time.perf_counter() - started:,.0f} s"

@@ -143,11 +143,11 @@ def opened():
     return click.get_current_context().meta.get(_OPENED)
 
 
-def copies() -> Path:
-    """Where a dataset in a bucket is copied to; its disk needs room for the shards in use."""
+def copies(what: str = "copies") -> Path:
+    """Where a dataset in a bucket is copied to; its disk needs room for the shards in use. what: is kept there."""
     from shards.dataset.cache import default_folder
 
-    return resolve(_asked_cache(), "CXRDALI_CACHE", default_folder(), "copies")
+    return resolve(_asked_cache(), "CXRDALI_CACHE", default_folder(), what)
 
 
 _CACHE, _OPENED, _NAMES = "cxrdali.cache", "cxrdali.opened", "cxrdali.names"
@@ -180,20 +180,19 @@ def label_folders_option(help: str):
     return click.option("--labels", "label_folders", multiple=True, type=Place(), metavar="DIR", help=help)
 
 
-_DATA = click.option(
-    "--data",
-    multiple=True,
-    type=PackPlace(),
-    metavar="[NAME=]PACK",
-    help="Packed dataset: a folder, or an address such as s3://bucket/pack. Several are one dataset, for commands that "
-    "train, predict and score: their names, else the folders', tell them apart.  "
-    "[default: $CXRDALI_DATA, else data/packed]",
-)
+def _data(metavar: str, several: str = ""):
+    """--data; several: what its help says of more than one pack."""
+    place = f"Packed dataset: a folder, or an address such as s3://bucket/pack. {several}"
+    help = f"{place} [default: $CXRDALI_DATA, else data/packed]"
+    return click.option("--data", multiple=True, type=PackPlace(), metavar=metavar, help=help)
 
 
 def data_option(command):
     """--data, and where it is copied to if it is in a bucket."""
-    return _DATA(cache_options(command))
+    several = (
+        "Repeated, where a command takes several packs, it makes one dataset of them; a pack is called NAME, else "
+    )
+    return _data("[NAME=]PACK", several + "as its folder. ")(cache_options(command))
 
 
 def pack_argument(command):
@@ -205,4 +204,4 @@ def pack_argument(command):
             raise click.UsageError(f"two datasets, {pack} and --data {data[0]}; give one of them")
         return command(pack or packed(data), **given)
 
-    return click.argument("pack", type=Place(), required=False)(_DATA(with_pack))
+    return click.argument("pack", type=Place(), required=False)(_data("PACK")(with_pack))

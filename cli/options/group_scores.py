@@ -29,7 +29,7 @@ def print_groups(result: dict) -> None:
         click.echo(text)
     shown = [name for name in SHORT if any(
         row[name] is not None for part in block["dimensions"] for row in part["groups"]
-    )]  # fmt: skip
+    )] or ["mAP"]  # fmt: skip
     for part in block["dimensions"]:
         heads = [SHORT[name] for name in shown] or [""]  # where all are too small, a column that says so
         rows = [(f"by {part['by']}", "images", "patients", "findings", *heads, "AUROC less the rest's", "p")]

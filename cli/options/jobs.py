@@ -39,8 +39,10 @@ def part(given: str | None) -> str:
     return os.environ.get(_WORKER) or given or "1/1"
 
 
-def share_out(jobs: int | None, gpus: str | None, given: str | None) -> None:
-    """Run this very command in several processes, if that is asked for, until they have ended; given: its own part.
+def share_out(jobs: int | None, gpus: str | None, given: str | None) -> bool:
+    """Run this very command in several processes, if that is asked for, until they have ended; returns whether it was.
+
+    given: its own part.
 
     What they say is shown with their numbers. What one leaves that was killed is left to this process. Raises
     SystemExit if this process was asked to stop: they are, too.
@@ -52,16 +54,17 @@ def share_out(jobs: int | None, gpus: str | None, given: str | None) -> None:
         raise click.UsageError(f"--gpus {gpus}: write each GPU once, with commas between them, such as 0,1")
     if jobs is not None and devices and jobs != len(devices):
         raise click.UsageError(f"--jobs {jobs}: --gpus {gpus} are {len(devices)}, with a run on each; leave --jobs out")
-    os.environ.setdefault(SINCE, str(time.time()))
     places: list[dict[str, str]] = [{"CUDA_VISIBLE_DEVICES": each} for each in devices] or [{}] * (jobs or 1)
     if is_worker() or places == [{}]:
-        return
+        return False
+    os.environ.setdefault(SINCE, str(time.time()))
     whole = Part.read(part(given))
     for place, chosen in enumerate(places):
         chosen = places[place] = dict(chosen)
         chosen[_WORKER] = f"{(whole.number - 1) * len(places) + place + 1}/{whole.of * len(places)}"
     _wait([_start(each) for each in places])
     os.environ.update({key: value for key, value in places[0].items() if key != _WORKER})
+    return True
 
 
 def _start(chosen: dict[str, str]) -> subprocess.Popen:

@@ -57,7 +57,7 @@ def _in_folds(dataset: Dataset, labels: Labels, options: FoldOptions) -> tuple[n
     if not len(released):
         raise UserError(
             f"{dataset.root}: labels {labels.name!r} have no packed image in their training split, so nothing can be "
-            "trained on it; leave it out of --data, or give other --labels"
+            "trained on it; give other --labels or another --data"
         )
     codes, ids = coded_groups(dataset, options.group)
     codes = codes[released]

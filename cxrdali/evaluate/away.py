@@ -49,9 +49,10 @@ def elsewhere(
     Raises UserError if the run, or one behind its weights, trained on some of these images, or on copies of them,
     unless that is allowed: before any are predicted, which can take hours.
     """
-    found = {}
+    found, wanted = {}, []
     for (name, dataset), options in zip(packs.items(), asked, strict=True):
         labels = labels_of(run, dataset, options.labels)
+        wanted.append(replace(options, labels=labels.name))
         rows = select(dataset, labels, split, run.fold)
         leak = seen_by(run, dataset).among(dataset, labels, rows, run.fold.group, f"images of {name}")
         if leak and not options.allow_leak:
@@ -63,7 +64,7 @@ def elsewhere(
         found[name] = strangers(run, dataset, rows, allowed, near.home, near.options).as_json()
     return [
         replace(_predicted(run, name, dataset, split, options, out / f"{name}.parquet"), copies=found[name])
-        for (name, dataset), options in zip(packs.items(), asked, strict=True)
+        for (name, dataset), options in zip(packs.items(), wanted, strict=True)
     ]
 
 

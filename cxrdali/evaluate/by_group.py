@@ -21,11 +21,11 @@ import pandas as pd
 from cxrdali.evaluate.differences import adjusted, as_difference
 from cxrdali.evaluate.group_scores import (
     MEASURES,
-    UNDER,
     Measured,
     adjust,
     as_row,
     between,
+    mean_of,
     measured,
     no_finding,
     worst,
@@ -109,8 +109,7 @@ def _between_runs(one: Measured, other: Measured, measure: str, level: float) ->
     gaps = [each.gaps.get(MEASURES[measure][0]) for each in (one, other)]
     if gaps[0] is None or gaps[1] is None:
         return Estimate(None)
-    found = gaps[0] - gaps[1]
-    return found.finding(0, level) if measure == UNDER else found.mean(None, level)
+    return mean_of(measure, gaps[0] - gaps[1], level)
 
 
 def _measured_by(images: Images, asked: Sequence[Dimension], findings: Sequence[str], options: ByOptions):
@@ -148,7 +147,7 @@ def write(block: dict, path: Path) -> Path:
                 "images": group["images"],
                 "patients": group["patients"],
             }
-            means = {name: (UNDER if name == UNDER else score) for name, (score, _) in MEASURES.items()}
+            means = {name: score for name, (score, _) in MEASURES.items()}
             ends = [(f"{name}{end}", f"{score}{end}") for name, score in means.items() for end in ("", "_low", "_high")]
             values = {column: group[name] for name, column in ends}
             gaps = _gaps({means[name]: gap for name, gap in group["gaps"].items()})

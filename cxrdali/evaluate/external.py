@@ -30,12 +30,11 @@ from cxrdali.data.splits import balanced_parts
 from cxrdali.evaluate.carried import Carried, cross_fitted, refitted
 from cxrdali.evaluate.differences import adjusted, as_difference
 from cxrdali.evaluate.options import ExternalOptions
-from cxrdali.evaluate.place import Judged, Place, judge
-from cxrdali.fitted import overlap, sketch
+from cxrdali.evaluate.place import Judged, Place, judge, same_image
 from cxrdali.metrics.bootstrap import Images, resample
 from cxrdali.metrics.intervals import ENOUGH, Estimate, Sampled
 from cxrdali.metrics.longtail import groups
-from cxrdali.metrics.ranking import score
+from cxrdali.metrics.ranking import ratio, score
 from cxrdali.postprocess.aligned import check_map
 from cxrdali.postprocess.crossfit import Parts, parts
 from cxrdali.postprocess.options import parse_strategy
@@ -71,7 +70,7 @@ def external(
     here, there = judge(home, options), [judge(each, options) for each in away]
     check_map(options.findings, {name: known for each in (here, *there) for name, known in each.sides.items()})
     for each in there:
-        if overlap(sketch(here.both.table.ids), sketch(each.both.table.ids)):
+        if same_image(here, each):
             raise UserError(f"{each.place.path}: has images that {home.path} has too; give another --away")
     strategy = parse_strategy(options.strategy)
     fit = here if validation is None else judge(validation, options).of(here.findings)
@@ -159,13 +158,12 @@ def _sides(
     Raises UserError for fewer patients than parts.
     """
     here, carried = {name: of.at(columns) for name, of in home.scores.items()}, home.carried.at(columns)
-    prevalence = [np.nanmean(each, axis=0) for each in (away.truth, home.judged.truth[:, columns])]
-    with np.errstate(divide="ignore", invalid="ignore"):  # a finding of all images, or of none, has no odds
-        odds = [each / (1 - each) for each in prevalence]
-        there = _sampled(away, carried.use(away.logits), options, bar, odds[0] / odds[1])
     count, people = round(1 / options.refit), len(np.unique(away.subjects))
     if people < count:
         raise UserError(f"{away.place.path}: {people} patients, --refit {options.refit:g} needs at least {count}")
+    # NaN, which reweights nothing, of a finding that all images have, or none
+    odds = [_odds(each) for each in (away.truth, home.judged.truth[:, columns])]
+    there = _sampled(away, carried.use(away.logits), options, bar, odds[0] / odds[1])
     data = Parts(away.truth, away.logits, balanced_parts(away.subjects, count))
     images = _images(away, refitted(data, parse_strategy(options.strategy), carried))
     again = resample(images, None, options.draws, options.seed, bar.update, also=("recall", "specificity"))
@@ -174,6 +172,12 @@ def _sides(
     sides["difference"] = {name: here["AP" if name == "AP_reweighted" else name] - of for name, of in there.items()}
     sides["mended"] = {name: of - there[name] for name, of in again.items()}
     return sides, people / count
+
+
+def _odds(truth: np.ndarray) -> np.ndarray:
+    """Of each finding, positive images by negative ones: float64 [F], NaN without both."""
+    positive, negative = ((truth == label).sum(axis=0) for label in (1, 0))
+    return ratio(positive, negative, (positive > 0) & (negative > 0))
 
 
 def _away(home: _Home, there: Judged, options: ExternalOptions, bar: tqdm) -> dict:

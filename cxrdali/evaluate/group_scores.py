@@ -48,11 +48,11 @@ class Measured:
     def gap(self, measure: str, level: float) -> Estimate:
         """Of one of MEASURES."""
         found = self.gaps.get(MEASURES[measure][0])
-        return Estimate(None) if found is None else _mean(measure, found, level)
+        return Estimate(None) if found is None else mean_of(measure, found, level)
 
     def own(self, measure: str, level: float) -> Estimate:
         found = self.sampled.get(MEASURES[measure][0])
-        return Estimate(None) if found is None else _mean(measure, found, level)
+        return Estimate(None) if found is None else mean_of(measure, found, level)
 
 
 def no_finding(findings: Sequence[str]) -> int | None:
@@ -132,8 +132,8 @@ def _spread(sampled: Sampled, columns: np.ndarray, count: int) -> Sampled:
 def _underdiagnosis(images: Images, none: int | None) -> Images | None:
     """The images with any finding, as of one finding that all of them have and that is called where a finding is; None
     without decisions. With a finding that says that there is none (`none`), those of which it is a known 0, called
-    where it is not; else those with any finding, called where any is."""
-    if images.called is None:
+    where it is not (None: it has no threshold); else those with any finding, called where any is."""
+    if images.called is None or (none is not None and np.isnan(images.called[:, none]).any()):
         return None
     if none is None:
         ill, called = (images.truth == 1).any(axis=1), (images.called == 1).any(axis=1)
@@ -145,7 +145,8 @@ def _underdiagnosis(images: Images, none: int | None) -> Images | None:
     return Images(ones, ones, images.patient[ill], None, called[ill][:, None], among=images.among)
 
 
-def _mean(measure: str, found: Sampled, level: float) -> Estimate:
+def mean_of(measure: str, found: Sampled, level: float) -> Estimate:
+    """Of one of MEASURES, over the findings that have it."""
     return found.finding(0, level) if measure == UNDER else found.mean(None, level)
 
 
@@ -164,7 +165,7 @@ def between(groups: Sequence[Measured], measure: str, level: float) -> dict | No
         return None
     best, worst = (groups[pick(known)[1]] for pick in (max, min))
     pairs = len(known) * (len(known) - 1) // 2
-    found = _mean(measure, best.sampled[name] - worst.sampled[name], 1 - (1 - level) / pairs)
+    found = mean_of(measure, best.sampled[name] - worst.sampled[name], 1 - (1 - level) / pairs)
     p = None if found.p is None else min(1.0, found.p * pairs)
     return {
         "metric": measure, "best": best.name, "worst": worst.name, "pairs": pairs, **as_difference(found), "p": p,

@@ -4,7 +4,12 @@ from dataclasses import dataclass
 
 from cxrdali.data.options import DataSettings
 from cxrdali.postprocess.options import FitOptions, parse_strategy
-from cxrdali.setting import Legal, above, as_in, at_least, check, setting
+from cxrdali.setting import Legal, as_in, at_least, check, setting
+
+
+def _is_part(value: float) -> bool:
+    """Whether it is 1 / a whole number, as near as three decimals write it: 0.333 is a third."""
+    return 0 < value <= 0.5 and abs(1 / round(1 / value) - value) < 5e-4
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class ExternalOptions(ResampleOptions):
     refit: float = setting(
         0.2,
         "Part of an away pack's patients to which thresholds and calibration are fitted again; 1 / a whole number.",
-        above(0, at_most=0.5),
+        Legal(_is_part, "0.5, 0.333, 0.25, 0.2 or another 1 / a whole number"),
     )
     folds: int = setting(
         5, "Parts by subject, each judged by a fit to the others, where home is validation.", at_least(2)

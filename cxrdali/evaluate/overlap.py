@@ -32,16 +32,15 @@ TRIES = 3  # of an image's candidates, nearest first, that may turn out to be ot
 
 @dataclass(frozen=True)
 class OverlapOptions:
-    """exact, near: which pairs to look for; cache: where signatures are kept (None: nowhere)."""
+    """near: whether to look for near pairs beside exact ones; cache: where signatures are kept (None: nowhere)."""
 
-    exact: bool = True
     near: bool = True
     cache: Path | None = None
 
     @classmethod
-    def kept(cls, exact: bool = True, near: bool = True) -> "OverlapOptions":
+    def kept(cls) -> "OverlapOptions":
         """With signatures beside the copies of datasets."""
-        return cls(exact, near, default_folder() / KEPT)
+        return cls(cache=default_folder() / KEPT)
 
 
 @dataclass(frozen=True)
@@ -88,13 +87,8 @@ def overlap(a: PackedDataset, b: PackedDataset, options: OverlapOptions | None =
         raise UserError(
             f"{b.root}: has the images of {a.root}; `cxrdali inspect` counts those that are in one pack twice"
         )
-    found, said, why = [_PAIRS], None, ""
-    if options.exact:
-        said, why = _hashed_alike(a, b)
-        if said:
-            found.append(_exact(a, b))
-    exact = pd.concat(found, ignore_index=True)
-    near = None
+    said, why = _hashed_alike(a, b)
+    exact, near = _exact(a, b) if said else _PAIRS, None
     if options.near:
         pictures = (Pictures(a), Pictures(b))
         near = " and ".join(dict.fromkeys(f"{each.size} px" for each in pictures))

@@ -1,5 +1,6 @@
 """A hospital where a run is judged: its predictions there, and the labels that they meet."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,8 +12,10 @@ from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes, group_ids, subject_is
 from cxrdali.data.targets import check_labelled, targets
 from cxrdali.evaluate.options import ExternalOptions
+from cxrdali.fitted import overlap, sketch
 from cxrdali.postprocess.aligned import Aligned, aligned
 from cxrdali.postprocess.crossfit import check_not_calibrated, check_unseen
+from cxrdali.runs.seen import hashes_of
 from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
 
@@ -32,8 +35,8 @@ class Place:
 @dataclass(frozen=True, eq=False)
 class Judged:
     """A place's labelled images. sides: all findings of predictions and labels, by file and place; findings: those in
-    common, by the run's names; rows: int64 [n], in the catalog; truth,
-    logits: float32 [n, F]; subjects: ids, [n]; left_out: how many images are not judged, by the reason."""
+    common, by the run's names; rows: int64 [n], in the catalog; truth, logits: float32 [n, F]; subjects: ids, [n];
+    left_out: how many images are not judged, by the reason."""
 
     place: Place
     both: Aligned
@@ -89,8 +92,25 @@ def judge(place: Place, options: ExternalOptions) -> Judged:
     truth = targets(place.labels, options.uncertain).of(both.places)[rows]
     logits = both.table.of(both.labels.findings).values[kept]
     subjects = group_ids(place.dataset, "subject")[rows]
-    sides = {place.path.name: table.findings, place.name: place.labels.findings}
+    sides = {str(place.path): table.findings, place.name: place.labels.findings}
     return Judged(place, both, sides, both.labels.findings, rows, truth, logits, subjects, left_out)
+
+
+def same_image(one: Judged, other: Judged) -> bool:
+    """Whether two places have an image in common: by ids, but for two packs that know pixels of one size by these, as
+    hospitals call their images alike."""
+    if not overlap(sketch(one.both.table.ids), sketch(other.both.table.ids)):
+        return False
+    for parts in itertools.product(one.place.dataset.parts, other.place.dataset.parts):
+        (here, size), (there, its_size) = ((each.dataset, each.dataset.info.get("hashed")) for each in parts)
+        by = "image" if here.id == there.id or size is None or size != its_size else "pixels"
+        mine, its = (
+            hashes_of(part.dataset)[by].to_numpy()[part.own(judged.rows)]
+            for part, judged in zip(parts, (one, other), strict=True)
+        )
+        if np.isin(mine[mine != 0], its).any():
+            return True
+    return False
 
 
 def _labelled(labels: Labels, rows: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:

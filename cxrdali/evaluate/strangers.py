@@ -5,7 +5,8 @@ on are at hand. What could not be compared is said: it is no sign that there are
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -39,7 +40,7 @@ class Strangers:
     def words(self) -> str:
         """In a sentence."""
         kinds = (f"{name}: {value if isinstance(value, str) else f'{value:,}'}" for name, value in self._kinds)
-        return f"of {counted(self.images, 'image')} were trained on: {', '.join(kinds)}"
+        return f"{counted(self.images, 'image')} judged, of them training images: {', '.join(kinds)}"
 
     @property
     def known(self) -> int:
@@ -91,18 +92,24 @@ def strangers(
         tuple(why),
     )
     if result.known and not allow:
-        names = " and ".join(f"`cxrdali overlap {pack.root} {dataset.root} --out overlap.csv`" for pack in _packs(home))
-        listed = names or "`cxrdali overlap HOME AWAY --out overlap.csv`"
         raise UserError(
             f"{run.path}: {result.words}, so these scores would not be those of strangers; train it without them "
-            f"({listed}, then `cxrdali train --exclude overlap.csv`), or say --allow-overlap"
+            f"({_how_to_exclude(dataset, home)}), or say --allow-overlap"
         )
     log.info(f"note: {result.words}{''.join(f'; {each}' for each in why)}")
     return result
 
 
-def _packs(home: Mapping[str, PackedDataset] | None) -> Sequence[PackedDataset]:
-    return list((home or {}).values())
+def _how_to_exclude(dataset: Dataset, home: Mapping[str, PackedDataset] | None) -> str:
+    """A list for each pack that it was trained on."""
+    roots = {name: str(pack.root) for name, pack in home.items()} if home else {"": "HOME"}
+    lists = {f"overlap-{name}.csv" if len(roots) > 1 else "overlap.csv": root for name, root in roots.items()}
+    made = [
+        shlex.join(["cxrdali", "overlap", root, str(dataset.root) if home else "AWAY", "--out", name])
+        for name, root in lists.items()
+    ]
+    listed = " and ".join(f"`{each}`" for each in made)
+    return f"{listed}, then `{shlex.join(['cxrdali', 'train', '--exclude', ','.join(lists)])}`"
 
 
 def _find_near(

@@ -6,6 +6,7 @@ known is null there, and "not recorded" on the card.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cxrdali.data.splits import group_codes, released_rows, subject_is
 from cxrdali.evaluate.remarks import resampled
 from cxrdali.export.check import rows_of
 from cxrdali.fitted import in_words
+from cxrdali.postprocess.aligned import Shared
 from cxrdali.postprocess.rules import Rules, differences
 from cxrdali.predict.judge import Judge
 from cxrdali.report.kit.numbers import FORMATS
@@ -86,8 +88,10 @@ def _evaluation(run: Run, path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {words}; give --evaluation one of a table that `cxrdali predict` wrote of it")
     intervals = resampled(content) if content.get("draws") and content.get("unit") else None
     kept = {name: each for name, each in content.items() if name not in ("hashes", "curves")}
+    common = content.get("common")
+    shared = Shared(*(common[each.name] for each in fields(Shared))).lines if common else []
     kept["groups_by"] = _public_groups(content.get("groups_by"))
-    said = {"file": path.name, "fitted": in_words(content), "intervals": intervals}
+    said = {"file": path.name, "fitted": in_words(content), "intervals": intervals, "in_common": shared}
     return dict.fromkeys(("split", "frontal", "lateral")) | kept | said
 
 

@@ -88,14 +88,16 @@ def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | N
     if mirrors := [part.dataset.mirror for part in dataset.parts if part.dataset.mirror]:
         log.info(f"waited {sum(each.take_waited() for each in mirrors):,.1f} s for the bucket")
     ids = dataset.of_rows(rows, "image_id", "study_id", "view")
-    home = None if trained.dataset_id == dataset.id else home_of(trained)
+    home = None if trained.dataset_id == dataset.id else _home_of(trained)
     provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta, seen=leak, home=home)
     provenance = with_weights(provenance, trained, asked.weights)
     return Predictions(ids, trained.findings, values, with_images(provenance, dataset, rows))
 
 
-def home_of(run: Run) -> Home:
-    """How often the images that a run was trained on have its findings."""
+def _home_of(run: Run) -> Home | None:
+    """How often the images that a run was trained on have its findings (None: an older version did not say)."""
+    if "train_positives" not in run.config or "train_images" not in run.selection:
+        return None
     return Home(run.needed("selection", "train_images"), tuple(run.train_positives.items()))
 
 

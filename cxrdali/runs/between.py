@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import shlex
 from collections.abc import Mapping
 
 import numpy as np
@@ -26,7 +27,8 @@ def between_packs(dataset: Dataset, train: np.ndarray, held: Mapping[str, np.nda
     ]
     words = {}
     for (judged, pixels, size), (trained, others, its_size) in itertools.permutations(packs, 2):
-        command = f"cxrdali overlap {trained.name}={trained.dataset.root} {judged.name}={judged.dataset.root}"
+        both = (f"{part.name}={part.dataset.root}" for part in (trained, judged))
+        command = shlex.join(["cxrdali", "overlap", *both])
         if size is None or size != its_size:
             if trained.start < judged.start:
                 sizes = (f"{each} px" if each else "none" for each in (its_size, size))
@@ -38,7 +40,7 @@ def between_packs(dataset: Dataset, train: np.ndarray, held: Mapping[str, np.nda
         theirs = others[trained.own(train)]
         for name, rows in held.items():
             mine = pixels[judged.own(rows)]
-            if both := int(np.isin(mine, theirs[theirs != 0]).sum()):
+            if shared := int(np.isin(mine, theirs[theirs != 0]).sum()):
                 images = counted(len(mine), f"{name} image")
-                words[f"{both:,} of {images} of {judged.name} are training images of {trained.name}"] = command
+                words[f"{shared:,} of {images} of {judged.name} are training images of {trained.name}"] = command
     return words

@@ -9,14 +9,27 @@ from shards.errors import UserError
 from shards.storage.sealed import check_kinds, maybe, read_json
 
 FORMAT = 2  # 1: without a "format"; its `ignore` is what `ignore-all` is today
+_DATASET = {"id": str, "size?": int, "content?": maybe(int), "hashes?": maybe(str), "packed?": dict} | dict.fromkeys(
+    ("train?", "val?", "train_sorted?", "val_sorted?", "shards?"), str
+)
+_LABELS = {"name": str, "sha256?": maybe(str), "values?": str, "values_sorted?": str}
+_PACK = {  # one of several
+    **_DATASET,
+    "name": str,
+    "root": str,
+    "labels": _LABELS,
+    "findings": [str],
+    "places": [int],
+    "selection": {"train_images": int, "val_images": int, "train_sha256": str, "val_sha256": str},
+    "train_positives": [int],
+}
 KINDS = {  # the kinds of settings are those of TrainSettings
     "format?": int,
     "settings": dict,
     "findings": [str],
     "train_positives?": [int],
-    "dataset": {"id": str, "size?": int, "content?": maybe(int), "hashes?": maybe(str), "packed?": dict}
-    | dict.fromkeys(("train?", "val?", "train_sorted?", "val_sorted?", "shards?"), str),
-    "labels": {"name": str, "sha256?": maybe(str), "values?": str, "values_sorted?": str},
+    "dataset": {**_DATASET, "packs?": [_PACK]},
+    "labels": _LABELS,
     "selection?": {"train_images?": int, "val_images?": int, "train_sha256?": str, "val_sha256?": str},
     "seen?": maybe([str]),
     "recipe?": maybe({"name?": maybe(str), "starts_from?": maybe(str), "overridden?": maybe(dict)}),

@@ -69,8 +69,9 @@ def left_out(paths: Sequence[str], dataset: Dataset, train: np.ndarray, val: np.
     for path in map(Path, paths):
         rows, staying, sha256 = _of_list(path, dataset, training, val)
         lists.append((path.name, sha256))
-        added = int((~out[rows]).sum())
-        out[rows] = True
+        before = int(out.sum())
+        out[rows] = True  # an image may stand in several pairs
+        added = int(out.sum()) - before
         stays = "stays, and chooses" if staying == 1 else "stay, and choose"
         stay = f"; {counted(staying, 'validation image')} of it {stays} the best epoch" if staying else ""
         log.info(f"{path}: {counted(added, 'training image')} of {len(train):,} left out{stay}")

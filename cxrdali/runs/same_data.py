@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from cxrdali.data.options import patient_groups
 from cxrdali.data.packs import as_one
 from cxrdali.data.splits import rows_sha256, train_and_validation
 from cxrdali.data.targets import counts, targets
@@ -30,7 +31,9 @@ from shards.dataset.dataset import Dataset, Part
 from shards.dataset.description import decoded_for
 from shards.dataset.labels import Labels
 from shards.dataset.packed import PackedDataset
+from shards.dataset.synonyms import FindingsMap
 from shards.dataset.tables import PIECE, sorted_rows, take
+from shards.dataset.union import Union, UnionOptions
 from shards.errors import UserError
 from shards.storage.files import sha256_bytes
 
@@ -192,8 +195,14 @@ def as_trained(run: Run, packs: Mapping[str, PackedDataset]) -> Dataset:
     if len(named) == 1:
         return next(iter(named.values()))
     names = sorted(named, key=lambda name: order.index(name) if name in order else len(order))
-    how = (run.settings.data.findings, run.settings.data.same_patients) if run.packs else ()
-    return as_one({name: named[name] for name in names}, *how)
+    packs = {name: named[name] for name in names}
+    if not run.packs:
+        return as_one(packs)
+    known = {each["name"]: each["findings"] for each in run.packs if each["name"] in named}
+    groups = patient_groups(run.settings.data.same_patients)
+    there = (tuple(name for name in group if name in named) for group in groups)  # of all packs of the run, or some
+    findings = FindingsMap.read(run.settings.data.findings).among(known)
+    return Union.of(packs, UnionOptions(findings, tuple(group for group in there if len(group) > 1)))
 
 
 def own_run(run: Run, part: Part) -> Run | None:

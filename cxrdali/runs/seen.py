@@ -146,7 +146,7 @@ class Seen:
         """Which of a pack's rows were trained on, and of which others only the study or the patient: bool [n] each.
         Adds to `found` how many each run trained on, and its words."""
         if not self.runs or not len(rows):
-            return np.zeros((2, len(rows)), dtype=bool)[0], np.zeros(len(rows), dtype=bool)
+            return np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
         own = hashes_of(dataset)
         itself, related = np.zeros(len(own), dtype=bool), np.zeros(len(own), dtype=bool)
         for place, run in enumerate(self.runs):

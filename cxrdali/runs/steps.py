@@ -23,6 +23,7 @@ from shards.storage.files import (
     check_inside,
     json_bytes,
     lock,
+    one_by_one,
     only_one,
     open_own,
     remove_parts,
@@ -57,6 +58,11 @@ class Step:
     needs: tuple[str, ...]
     do: Callable[[], None] = field(compare=False)
     folder: str | None = None
+
+    @property
+    def record(self) -> str:
+        """What its files in .steps are called."""
+        return _record(self.name)
 
 
 @dataclass
@@ -135,11 +141,18 @@ class Book:
         ours = sha256_bytes(
             json_bytes([[step.name, _plain(step.settings), step.needs, step.outputs] for step in steps])
         )
-        with contextlib.suppress(UserError), only_one(here, "working in it"):
-            self.prepare(steps)  # alone: what is to be done is ours to say
-            (self.root / RECORDS).mkdir(parents=True, exist_ok=True)
-            write_bytes(plan, sealed_json({"plan": ours}))
-        with only_one(here, "working in it", shared=True):
+        with contextlib.ExitStack() as working:
+            with one_by_one(self.root / ".begin.lock"):  # those that begin together would be in each other's way
+                with contextlib.ExitStack() as alone:
+                    try:
+                        alone.enter_context(only_one(here, "working in it"))
+                    except UserError:
+                        pass  # beside others, whose plan counts
+                    else:
+                        self.prepare(steps)
+                        (self.root / RECORDS).mkdir(parents=True, exist_ok=True)
+                        write_bytes(plan, sealed_json({"plan": ours}))
+                working.enter_context(only_one(here, "working in it", shared=True))
             if read_json(plan)["plan"] != ours:
                 raise UserError(f"{self.root}: another process does other steps in it; wait for it or stop it")
             yield
@@ -171,6 +184,10 @@ class Book:
         """What a try to do the step ended with, after a time (seconds since the epoch)."""
         record = self._read(step.name, "failed")
         return record["line"] if record and record["when"] >= since else None
+
+    def failed(self, names: Sequence[str]) -> dict[str, str]:
+        """By name the lines of steps whose last try failed."""
+        return {name: record["line"] for name in names if (record := self._read(name, "failed"))}
 
     def fail(self, step: Step, line: str) -> None:
         """Record that it failed."""
@@ -244,7 +261,7 @@ class Book:
         return None if found.st_size == known["bytes"] and sha256_file(path) == known["sha256"] else "was changed"
 
     def _path(self, name: str, kind: str = "made") -> Path:
-        return self.root / RECORDS / f"{name.replace(' ', '-')}.{kind}.json"
+        return self.root / RECORDS / f"{_record(name)}.{kind}.json"
 
     def _read(self, name: str, kind: str = "made") -> dict | None:
         try:
@@ -253,6 +270,10 @@ class Book:
         except (OSError, ValueError):
             return None  # a damaged record is a step not done
         return record
+
+
+def _record(step: str) -> str:
+    return step.replace(" ", "-")
 
 
 def _occupied(folder: Path) -> bool:

@@ -1,6 +1,6 @@
 """Which comparisons a study makes: those of its file, or the usual ones."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cxrdali.runs.steps import Step
@@ -32,9 +32,7 @@ class Comparisons:
             if each.by == "seed":
                 yield from self._of_seeds(each, at)
             elif each.tables:
-                found, _ = self.names.tables(
-                    (*([each.baseline] if each.baseline else []), *each.tables), (*at, "tables")
-                )
+                found = self._first(each, self.names.tables, (*at, "tables"))
                 for split in (split for split in each.splits if self._has(each.name, found, split)):
                     yield self.names.results.of_tables(each, found, split)
             elif each.runs:
@@ -57,25 +55,31 @@ class Comparisons:
         usual = [Comparison("runs", every)] if alike else []
         return tuple(usual + [Comparison("seeds", every, by="seed")] if repeated else usual)
 
+    @staticmethod
+    def _first(
+        each: Comparison, find: Callable[[Iterable[str], Path_], tuple[list[str], list[str]]], at: Path_
+    ) -> list[str]:
+        """Names of its runs or tables that there are, the baseline before the others."""
+        baseline = find([each.baseline], (*at[:-1], "baseline"))[0] if each.baseline else []
+        return list(dict.fromkeys([*baseline, *find(each.runs or each.tables, at)[0]]))
+
     def _has(self, what: str, names: Sequence[str], split: str) -> bool:
         """Whether there are all of these tables of a split, with labels, and of the same images; else it is noted."""
         made = self.names.made
         there = [made.bases[name] for name in names if (name, split) in made.makers]
         if len(there) < max(len(names), 2) or not there[0].labelled(split):
             return False
-        images = {(each.dataset.id, each.labels.sha256, id(each) if split == FIT else 0) for each in there}
+        images = {(each.judged_on, id(each) if split == FIT else 0) for each in there}
         if len(images) > 1:
             made.notes.append(f"no comparison of {what or ', '.join(names)} on {split}: their images are not the same")
         return len(images) == 1
 
     def _of_runs(self, each: Comparison, at: Path_) -> list[tuple[Comparison, str, list[str]]]:
-        names, _ = self.names.runs(each.runs, (*at, "runs"))
+        names = self._first(each, self.names.runs, (*at, "runs"))
         if self.names.single:
             return []
         if not each.start:
-            first = self.names.runs([each.baseline], (*at, "baseline"))[0] if each.baseline else []
-            first = [name for name in first if name in names]
-            return [(each, each.name, list(dict.fromkeys([*first, *names])))]
+            return [(each, each.name, names)]
         found: dict[str, list[str]] = {}
         for name in names:
             start = self.names.models[name][1]["starts_from"] or self.names.groups.get("main", [name])[0]
@@ -115,24 +119,24 @@ class Comparisons:
     def _cells(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
         """Runs, or their tables, by cell and repeat."""
         found: dict[str, dict[str, str]] = {}
-        runs = {table.name: table.of for table in self.names.made.tables if table.kind in ("model", "tta")}
         for name in names:
-            run = runs.get(name, name)
-            if run not in self.names.models:
+            if (known := self.names.repeat(name)) is None:
                 raise UserError(
                     f"{name} is no table of a run, so it has no seed; compare runs by seed, or their tables"
                 )
-            repeat = " ".join(f"{key} {self.names.models[run][0].flat()[key]}" for key in REPEATS)
-            found.setdefault(self.names.ground.runs[run].cell + name.removeprefix(run), {})[repeat] = name
+            run, repeat = known
+            found.setdefault(name.replace(run, self.names.ground.runs[run].cell, 1), {})[repeat] = name
         return found
 
     def _of_seeds(self, each: Comparison, at: Path_) -> Iterable[Step]:
         if each.runs:
-            names, _ = self.names.runs(each.runs, (*at, "runs"))
+            names = self._first(each, self.names.runs, (*at, "runs"))
             if names:
+                if len({self.names.ground.of(name).judged_on for name in names}) > 1:
+                    self.names.notes.append(f"{each.name}: no differences of runs that validate on other packs")
                 yield self.names.results.of_seeds(each.name, self._cells(names), None)
             return
-        names, _ = self.names.tables(each.tables, (*at, "tables"))
+        names = self._first(each, self.names.tables, (*at, "tables"))
         with self.names.study.source.at((*at, "tables")):
             cells = self._cells(names)
         for split in (split for split in each.splits if self._has(each.name, names, split)):

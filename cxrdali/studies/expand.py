@@ -149,6 +149,11 @@ def _base(study: Study, table: RunTable, tables: Mapping[str, RunTable], known: 
         raise study.source.error(("runs", table.name), f"{table.name}: {error}") from error
 
 
+def repeat_of(settings: Any) -> str:
+    """What tells a run from the others of its cell: seed 0 fold 1."""
+    return " ".join(f"{key} {settings.flat()[key]}" for key in REPEATS)
+
+
 def _values(key: str, values: Sequence[Any], settings: Mapping[str, Any]) -> Sequence[Any]:
     return range(int(settings.get("folds", 5))) if key == "fold" and values == (EVERY,) else values
 

@@ -50,10 +50,11 @@ class Base:
             "all": np.concatenate([self.train_rows, *self.splits.values()]),
         }
         self._images = dict(zip(self._rows, which(dataset, *self._rows.values()), strict=True))
+        self.known = functools.cache(self._known)  # of many runs
         self.data = self.known("all")
         self.folds = min(PARTS, len(np.unique(group_codes(dataset, "subject")[val_rows])))
 
-    def known(self, part: str, size: int | None = None) -> dict:
+    def _known(self, part: str, size: int | None = None) -> dict:
         """The images of "train" (and validation) or "all"; size: with their pixels, as a model of this size reads
         them."""
         found = {"id": self.dataset.id, "images": self._images[part]}
@@ -62,6 +63,11 @@ class Base:
         elif size:
             found["packs"] = [_pack(each, each.own(self._rows[part]), size) for each in self.dataset.parts]
         return {"dataset": found, "labels": self.labels.sha256}
+
+    @property
+    def judged_on(self) -> tuple[str, str]:
+        """What two tables have in common whose scores may be compared: dataset and labels."""
+        return self.dataset.id, self.labels.sha256
 
     def labelled(self, split: str) -> bool:
         """Whether any finding of any image of the split is known."""

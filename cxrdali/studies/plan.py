@@ -9,8 +9,9 @@ from cxrdali.postprocess.submission import match
 from cxrdali.runs.recipes import Recipe
 from cxrdali.runs.steps import Step
 from cxrdali.studies.comparing import Comparisons
-from cxrdali.studies.expand import expand, groups, members, roles, spelled_out
+from cxrdali.studies.expand import expand, groups, members, repeat_of, roles, spelled_out
 from cxrdali.studies.ground import FIT, Ground, Plan
+from cxrdali.studies.matrices import matrix_step, missing
 from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.results import Results
 from cxrdali.studies.schema import WEIGHTS, Study
@@ -84,11 +85,13 @@ class Planner:
             *self._scores(),
             *Comparisons(self).steps(),
         ]
-        steps += [*self._claims(), *self._submissions()]
+        steps += [*self._claims(), *self._matrix(), *self._submissions()]
         steps.append(self.results.report(self.title, self.study.page, steps))
-        names = [step.name for step in steps]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise UserError(f"{self.study.source.path}: two steps are called {twice!r}; give one another name")
+        of_files = {name: step for step in steps for name in (step.record, *step.outputs)}
+        for step in steps:
+            if any(of_files[name] is not step for name in (step.record, *step.outputs)):
+                what = f"two steps are called {step.name!r}, or write the same files"
+                raise UserError(f"{self.study.source.path}: {what}; give one another name")
         bases = {name: self.ground.of(name) for name in self.models}
         return Plan(
             self.models, bases, tuple(self.notes), self.ground.problems, tuple(steps), tuple(made.asked),
@@ -114,8 +117,12 @@ class Planner:
         }
         if self.study.page == "loss-design":
             return {**found, "roles": roles(self.study, self.models)}
-        cells = {name: {"cell": each.cell, "axes": dict(each.axes)} for name, each in self.ground.runs.items()}
-        return {**found, "groups": self.groups, "runs": {name: cells[name] for name in self.models}}
+        runs = {
+            name: {"cell": self.ground.runs[name].cell, "axes": dict(self.ground.runs[name].axes),
+                   "repeat": repeat_of(settings)}
+            for name, (settings, _) in self.models.items()
+        }  # fmt: skip
+        return {**found, "groups": self.groups, "runs": runs}
 
     # ------------------------------------------------------------ names
 
@@ -132,6 +139,13 @@ class Planner:
             found += here
             missing += [] if here else [name]
         return list(dict.fromkeys(found)), missing
+
+    def repeat(self, name: str) -> tuple[str, str] | None:
+        """A run, or that of a table, and which repeat of its cell it is; None: a table that is made of others."""
+        tables = (each.of for each in self.made.tables if each.name == name and each.kind in ("model", "tta"))
+        if (run := next(tables, name)) not in self.models:
+            return None
+        return run, repeat_of(self.models[run][0])
 
     def tables(self, names: Iterable[str], at: Path_) -> tuple[list[str], list[str]]:
         """Tables that there are, and names of those that this study could have and has not."""
@@ -173,6 +187,9 @@ class Planner:
                 text = f"the {each.name} is without {', '.join(missing)}" if many else f"no {each.name}{alone}"
                 self.notes.append(text)
             said.add(each.members)
+            if len({self.made.bases[name].judged_on for name in found}) > 1:
+                text = f"members of {each.name} are of several datasets or labels; predict them on one pack"
+                raise self.study.source.error(("ensembles", number, "members"), text)
             if isinstance(each.weights, tuple) and len(each.weights) != len(found):
                 text = f"weights of {each.name}: {len(each.weights)} numbers for {len(found)} tables; give one for each"
                 raise self.study.source.error(("ensembles", number, "weights"), text)
@@ -237,9 +254,32 @@ class Planner:
                 text = f"{claim.higher} stands for {len(sides[0])} runs, {claim.than} for {len(sides[1])}; name as many"
                 raise self.study.source.error(("claims", number, "than"), text)
             else:
-                wanted.append((claim, *sides))
+                with self.study.source.at(("claims", number, "than")):
+                    wanted.append((claim, *self._paired(*sides)))
         if wanted:
             yield self.results.claims(wanted)
+
+    def _paired(self, higher: list[str], lower: list[str]) -> tuple[list[str], list[str]]:
+        """Both in the order of their seeds and folds. Raises UserError where these differ, or the images do."""
+        bases = [self.made.bases.get(name) or self.ground.of(name) for name in (*higher, *lower)]
+        if len({base.judged_on for base in bases}) > 1:
+            raise UserError("both sides are to have the same images and labels; predict them on one pack")
+        found = {name: self.repeat(name) for name in (*higher, *lower)}
+        repeats = {name: each[1] for name, each in found.items() if each}
+        if len(higher) == 1 or len(repeats) < len(found):
+            return higher, lower
+        higher, lower = (sorted(side, key=lambda name: repeats[name]) for side in (higher, lower))
+        if [repeats[name] for name in higher] != [repeats[name] for name in lower]:
+            raise UserError("both sides are to have the same seeds and folds; they are compared in pairs")
+        return higher, lower
+
+    def _matrix(self) -> Iterable[Step]:
+        if self.study.matrix is not None:
+            split = self.study.matrix.split
+            self.notes += missing(self.made, split)
+            with self.study.source.at(("matrix",)):
+                step = matrix_step(self.made, self.study.matrix, self.title)
+            yield step
 
     def _submissions(self) -> Iterable[Step]:
         if self.study.submission is None:

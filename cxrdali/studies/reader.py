@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -19,6 +19,7 @@ from cxrdali.studies.schema import (
     Evaluate,
     Group,
     Lists,
+    Matrix,
     Names,
     Predict,
     Recipes,
@@ -32,7 +33,7 @@ from shards.errors import UserError
 from shards.words import choices
 
 T = TypeVar("T")
-TABLES = {"recipes": Recipes, "views": Views, "evaluate": Evaluate, "submission": Submission}
+TABLES = {"recipes": Recipes, "views": Views, "evaluate": Evaluate, "matrix": Matrix, "submission": Submission}
 ARRAYS = {
     "predict": Predict, "ensembles": Ensemble, "calibrate": Calibrate, "comparisons": Comparison, "claims": Claim,
 }  # fmt: skip
@@ -53,7 +54,7 @@ def read_study(path: Path) -> Study:
             given[key] = tuple(_run(source, name, each) for name, each in _dict(source, value, (key,)).items())
         elif key == "groups":
             named = _dict(source, value, (key,))
-            given[key] = {name: _table(source, Group, each, (key, name)) for name, each in named.items()}
+            given[key] = {name: _group(source, each, (key, name)) for name, each in named.items()}
         elif key == "settings":
             given[key] = _settings(source, _dict(source, value, (key,)), (key,))
         else:
@@ -135,6 +136,13 @@ def _run(source: Source, name: str, value: object) -> RunTable:
     if made.recipe and made.like:
         raise source.error((*at, "like"), f"{name}: recipe and like both say what its settings are; give one of them")
     return made
+
+
+def _group(source: Source, value: object, at: Path_) -> Group:
+    made = _table(source, Group, value, at)
+    with source.at((*at, "same")):
+        same = tuple(names().flat_name(key) for key in made.same)
+    return replace(made, same=same, where=_settings(source, made.where, (*at, "where")))
 
 
 def _settings(source: Source, given: Mapping[str, Any], at: Path_) -> dict[str, Any]:

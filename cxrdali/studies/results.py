@@ -18,6 +18,8 @@ from cxrdali.runs.steps import Book, Step
 from cxrdali.studies.ground import FIT
 from cxrdali.studies.schema import Claim, Comparison
 from cxrdali.studies.seeds import judged, over_seeds
+from cxrdali.studies.table import study_table
+from cxrdali.studies.table_files import FILES, write_files
 from cxrdali.studies.tables import Tables
 from cxrdali.studies.training import content
 from shards.errors import UserError
@@ -93,12 +95,13 @@ class Results:
         """Cells of grids over their seeds, against the first. cells: runs or tables by repeat; split: None: the
         runs' own validation images."""
         file, first = f"comparisons/{name}.json", next(iter(next(iter(cells.values())).values()))
-        base = self.made.ground.of(first) if split is None else self.made.bases[first]
         paths = {each: self.scored(each, split) for cell in cells.values() for each in cell.values()}
+        bases = {each: self.made.ground.of(each) if split is None else self.made.bases[each] for each in paths}
+        base = bases[first]
         needs = tuple(path[1] for path in paths.values())
 
         def found() -> dict:
-            return over_seeds(cells, {each: path for each, (path, _) in paths.items()}, base, split or FIT)
+            return over_seeds(cells, {each: path for each, (path, _) in paths.items()}, bases, split or FIT)
 
         settings = {"cells": cells, "split": split, "uncertain": base.uncertain, **base.data}
         return Step(f"compare {name}", (file,), settings, needs, self.write(file, found))
@@ -162,9 +165,12 @@ class Results:
                 tables = [table.name for table in self.made.tables]
                 record = {"models": list(self.models), "tables": tables, "steps": done, "synthetic": synthetic}
                 write_bytes(self.root / "paper.json", sealed_json(record))
+            if page == "study":
+                write_files(study_table(self.root), self.root)
             options = ReportOptions(title, synthetic=synthetic, images=synthetic)
             write_report(self.root / "report.html", [self.root], pack=pack, options=options)
 
-        outputs = ("report.html", "paper.json") if page == "stage-training" else ("report.html",)
+        more = {"stage-training": ("paper.json",), "study": FILES}
+        outputs = ("report.html", *more.get(page, ()))
         settings = {"title": title, "synthetic": synthetic, **base.data}
         return Step("report", outputs, settings, tuple(step.name for step in steps), do)

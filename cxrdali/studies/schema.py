@@ -23,6 +23,7 @@ PAGES = ("study", "stage-training", "loss-design")
 WEIGHTS = ("equal", "map", "fitted", "greedy")
 BY = ("patient", "seed")
 EVERY = "all"  # of folds: each of them once
+EACH = "each"  # of packs: a run, or predictions, for each of them
 NAMED = Legal(
     lambda text: not text or (bool(re.fullmatch(r"[A-Za-z0-9_+-]+", text)) and text not in SPLITS),
     "letters, digits, -, + and _, and none of val, dev, test: it names files",
@@ -53,7 +54,8 @@ class Recipes(Checked):
 @dataclass(frozen=True)
 class RunTable:
     """[runs.NAME]: settings over those of a recipe, or of another run (like). starts_from: the run whose best weights
-    it begins with. packs: those that it trains on (all). grid: values by setting, a run for each combination."""
+    it begins with. packs: those that it trains on (all; EACH: a run for each). grid: values by setting, a run for each
+    combination."""
 
     name: str
     recipe: str | None = None
@@ -84,7 +86,8 @@ class Group(Checked):
 
 @dataclass(frozen=True)
 class Predict(Checked):
-    """[[predict]]: tables of predictions. of: runs or groups (all). name: of the table, of {run}, {tta}, {pack}."""
+    """[[predict]]: tables of predictions. of: runs or groups (all). pack: a dataset (EACH: all of them). name: of the
+    table, of {run}, {tta}, {pack}."""
 
     of: Names = ()
     pack: str | None = None
@@ -93,6 +96,7 @@ class Predict(Checked):
     name: str = "{run}"
 
     def __post_init__(self):
+        _each("splits", self.splits, SPLITS)
         _each("tta", self.tta, TTAS)
         try:
             made = self.name.format(run="run", tta="tta", pack="pack")
@@ -173,6 +177,11 @@ class Comparison(Checked):
         super().__post_init__()
         if sum(map(bool, (self.runs, self.tables, self.chain or self.against))) != 1:
             raise UserError("a comparison is of runs, of tables, or of chain and against; give one of them")
+        _each("splits", self.splits, SPLITS)
+        if self.by == "seed" and not (self.runs or self.tables):
+            raise UserError("by = 'seed' is of runs or of tables; leave it out")
+        if self.start and (self.baseline or not self.runs or self.by == "seed"):
+            raise UserError("start compares runs by patient, each with its own baseline; leave it or the other out")
         if not self.name and (self.runs or self.tables):
             raise UserError("a comparison of runs or tables has a name, of its file; give it")
 
@@ -187,6 +196,15 @@ class Claim(Checked):
     metric: str = setting("mAP", legal=one_of(TESTED))
     split: str = "val"
     printed: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Matrix(Checked):
+    """[matrix]: every run on every pack that it is predicted on, by what it was trained on. allow_overlap: though a
+    pack holds copies of images that a run was trained on."""
+
+    split: str = setting("test", legal=one_of(SPLITS))
+    allow_overlap: bool = False
 
 
 @dataclass(frozen=True)
@@ -218,6 +236,7 @@ class Study(Checked):
     evaluate: Evaluate = Evaluate()
     comparisons: tuple[Comparison, ...] = ()
     claims: tuple[Claim, ...] = ()
+    matrix: Matrix | None = None
     submission: Submission | None = None
 
     def changed(self, **given: Any) -> "Study":

@@ -16,15 +16,17 @@ from cxrdali.studies.schema import Claim
 LEVEL = 0.95
 
 
-def over_seeds(cells: Mapping[str, Mapping[str, str]], paths: Mapping[str, Path], base: Base, split: str) -> dict:
+def over_seeds(
+    cells: Mapping[str, Mapping[str, str]], paths: Mapping[str, Path], bases: Mapping[str, Base], split: str
+) -> dict:
     """Plain JSON values: by cell its scores, their mean, standard deviation and number; and the paired differences of
-    every cell to the first, with t intervals.
+    every cell to the first, with t intervals, where both have the same images and labels.
 
     Args:
         cells: By cell its tables, by seed (and fold).
-        paths: Of the tables.
+        paths, bases: Of the tables.
     """
-    found = {table: scores(path, base) for table, path in paths.items()}
+    found = {table: scores(path, bases[table]) for table, path in paths.items()}
     metrics = [metric for metric in TESTED if any(metric in each for each in found.values())]
     first = next(iter(cells))
     rows, differences = [], []
@@ -39,7 +41,7 @@ def over_seeds(cells: Mapping[str, Mapping[str, str]], paths: Mapping[str, Path]
             both = [repeat for repeat in each if repeat in values[first]]
             pairs = [(each[repeat], values[first][repeat]) for repeat in both]
             paired = [one - other for one, other in pairs if one is not None and other is not None]
-            if cell != first and paired:
+            if cell != first and paired and len({bases[cells[of][both[0]]].judged_on for of in (cell, first)}) == 1:
                 differences.append({"run": cell, "against": first, "metric": metric, **spread(paired)})
     return {"by": "seed", "split": split, "level": LEVEL, "baseline": first, "scores": rows, "differences": differences}
 
@@ -47,7 +49,11 @@ def over_seeds(cells: Mapping[str, Mapping[str, str]], paths: Mapping[str, Path]
 def scores(path: Path, base: Base) -> dict[str, float | None]:
     """A table's means over findings."""
     options = EvaluateOptions(draws=0, uncertain=base.uncertain, allow_leak=True)
-    result = evaluate(path, base.dataset, base.labels, options)["all"]
+    return means(evaluate(path, base.dataset, base.labels, options)["all"])
+
+
+def means(result: Mapping) -> dict[str, float | None]:
+    """Those of TESTED that stand in a part of an evaluation, such as its "all"."""
     groups = result.get("groups") or {}
     of_groups = {name: groups[group].get("mAP") for name, (_, group, _) in TESTED.items() if group in groups}
     return {metric: result[metric] for metric in TESTED if metric in result} | of_groups

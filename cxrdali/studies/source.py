@@ -1,6 +1,5 @@
 """The text of a study's file: TOML, and on which line of it something stands. (The reader of TOML keeps no lines.)"""
 
-import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
@@ -13,11 +12,6 @@ from cxrdali.runs.recipes import MOST_BYTES
 from shards.errors import UserError
 
 Path_ = tuple[str | int, ...]  # keys from the top to a value; of a table in [[ ]] its number, from 0
-_HEADER, _KEY = (
-    re.compile(r"\s*(\[\[?)\s*([^\]]+?)\s*\]"),
-    re.compile(r"\s*((?:[\w-]+|\"[^\"]*\"|'[^']*'|\s*\.\s*)+?)\s*="),
-)
-_PART = re.compile(r"[\w-]+|\"([^\"]*)\"|'([^']*)'")
 
 
 @dataclass(frozen=True)
@@ -65,24 +59,40 @@ class Source:
         return best
 
     def _places(self) -> Iterator[tuple[int, Path_]]:
+        """All keys by the line on which their statement begins: each statement of TOML is a TOML text too."""
         table: Path_ = ()
         seen: Counter[Path_] = Counter()
-        for number, line in enumerate(self.text.splitlines(), 1):
-            if header := _HEADER.match(line):
-                table = self._keys(header[2], seen)
-                if header[1] == "[[":
-                    seen[table] += 1
-                    table = (*table, seen[table] - 1)
-                yield number, table
-            elif key := _KEY.match(line):
-                yield number, (*table, *self._keys(key[1], Counter()))
+        begun, text = 1, ""
+        for number, line in enumerate(self.text.split("\n"), 1):
+            text += line + "\n"
+            try:
+                given = tomllib.loads(text)
+            except tomllib.TOMLDecodeError:
+                continue  # it goes on in the next line
+            if text.lstrip().startswith("["):
+                table = self._header(given, seen)
+                yield begun, table
+            else:
+                yield from ((begun, (*table, *keys)) for keys in _keys(given))
+            begun, text = number + 1, ""
 
     @staticmethod
-    def _keys(text: str, seen: Counter[Path_]) -> Path_:
-        """Keys with points between them; inside a table of [[ ]] its latest one is meant."""
+    def _header(given: Any, seen: Counter[Path_]) -> Path_:
+        """Of [a.b] or [[a.b]]; inside a table of [[ ]] its latest one is meant."""
         found: Path_ = ()
-        for part in _PART.finditer(text):
-            found = (*found, next((each for each in part.groups() if each is not None), part[0]))
-            if seen[found] and part.end() < len(text):
+        while given:
+            ((key, given),) = given.items()
+            found = (*found, key)
+            if isinstance(given, list):
+                seen[found] += 1
+                given = given[0]
+            if seen[found]:
                 found = (*found, seen[found] - 1)
         return found
+
+
+def _keys(value: Any) -> Iterator[Path_]:
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inside:
+        yield (key,)
+        yield from ((key, *more) for more in _keys(each))

@@ -23,15 +23,16 @@ def train_step(root: Path, ground: Ground, name: str) -> Step:
     kept = {key: value for key, value in settings.flat(without_before=True).items() if key not in MAY_DIFFER}
     kept["precision"] = _precision(root / folder, settings)
     # a path is spelled in many ways
-    inside = {(root / "runs" / other).resolve(): other for other in ground.models}
-    given = {key: kept[key] and inside.get(Path(kept[key]).resolve()) for key in ("init", "oversample_from")}
+    places = {key: Path(kept[key]).resolve() for key in ("init", "oversample_from") if kept[key]}
+    ours = {place: place.name for place in places.values() if place.parent == (root / "runs").resolve()}
+    given = {key: ours[place] if ours.get(place) in ground.models else None for key, place in places.items()}
     needs = [other for other in given.values() if other]
     late = [other for other in needs if list(ground.models).index(other) >= list(ground.models).index(name)]
     if late:
         raise UserError(f"{name}: needs {late[0]}, which is not trained before it; choose an earlier model's run")
     # a run of ours is known by its step, another file by its content
     for key, other in given.items():
-        kept[key] = other or (kept[key] and content(Path(kept[key])))
+        kept[key] = other or content(Path(kept[key]))
     if kept.get("exclude"):
         kept["exclude"] = [content(Path(each)) for each in kept["exclude"]]
 

@@ -65,6 +65,13 @@ class TrainingData:
         undefined = np.full(len(self.findings), np.nan)
         return Scores(self.findings, undefined, undefined, positives, negatives, np.nan)
 
+    def write(self, out: Path) -> None:
+        """Note in the folder of a run that begins what it trains on, and what was left out."""
+        if self.seen is not None:
+            self.seen.write(out)
+            if self.excluded is not None:
+                self.excluded.write(out)
+
     def check_scored(self, settings: TrainSettings) -> None:
         """Raises UserError if no finding has a positive and a negative validation image: no epoch would have a mAP."""
         if self.validated.scored:

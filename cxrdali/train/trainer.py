@@ -141,10 +141,7 @@ def _record(out: Path, parts: Parts, config: dict, loaded: dict | None) -> None:
     """Not before it can begin: a run that could not must not stand in the way of other settings."""
     found = {"micro_batch": parts.searched, "compile": parts.arranged.measured}
     identity.record(out, {**config, "settings": parts.settings.as_json(), **found}, loaded)
-    if loaded is None:
-        parts.data.seen.write(out)
-        if parts.data.excluded is not None:
-            parts.data.excluded.write(out)
+    parts.data.write(out)
     folder.settle(out, loaded, parts.settings)
 
 

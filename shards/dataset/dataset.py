@@ -92,10 +92,6 @@ class Dataset(ABC):
     def pieces(self, *names: str) -> Iterator[pa.RecordBatch]:
         """The same, some rows at a time."""
 
-    @abstractmethod
-    def key(self, row: int) -> str:
-        """The sample key of a catalog row."""
-
     def of_rows(self, rows: np.ndarray, *names: str) -> pd.DataFrame:
         """Some columns of some rows (int64 [n]), which are its index: never more than one column is read whole."""
         found = {name: take(self.arrow(name)[name], rows).to_pandas() for name in names}

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import simplejpeg
 
+from shards.dataset.hamming import compiled
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -27,8 +28,8 @@ HASH, WHOLE = 15, 72  # most bits in which the hash, and all bits, of a candidat
 NEAREST = 8  # most candidates of an image
 FLAT = 3.0  # gray levels: standard deviation of an image, below which nothing is in it
 BORDER = 12  # gray levels: largest range of a row or column that is border
-_ROWS, _COLUMNS = 256, 1024  # of a block that fits a processor's cache
-_PENDING = 2**20  # candidates of a block, before all but the nearest go
+_ROWS = 256  # of a block
+_PENDING = 2**18  # candidates of a block, before all but the nearest go
 _PLACES = [(i, j) for i in range(SIDE) for j in range(SIDE) if i + j]
 _LOWEST = tuple(np.array(sorted(_PLACES, key=lambda at: (at[0] ** 2 + at[1] ** 2, at))[:BITS]).T)
 
@@ -117,7 +118,7 @@ def signatures(pictures: Pictures, rows: np.ndarray, threads: int, done: Callabl
 def candidates(a: Signatures, b: Signatures, threads: int, done: Callable[[int], object]) -> pd.DataFrame:
     """Pairs whose signatures differ in few bits, of each of a's images the NEAREST.
 
-    All are compared with all: of 500,000 and 500,000 that is a minute or two, and the memory is that of a block.
+    All are compared with all, in the memory of a block: time grows with the product of both numbers.
 
     Returns:
         row_a, row_b, distance (bits of BITS), negative (one is the other's), inner_a, inner_b; nearest first.
@@ -144,30 +145,16 @@ _EMPTY = pd.DataFrame(
 
 def _near(words: np.ndarray, rows: np.ndarray, b: Signatures) -> pd.DataFrame:
     """Of a block of a's signatures, uint64 [n, WORDS]; place, other: places in it and in b."""
-    kept, pending, number = [_EMPTY.drop(columns="inner_a")], [], 0
-    differing, bits = (np.empty((len(words), _COLUMNS), dtype=kind) for kind in (np.uint64, np.uint8))
-    for start in range(0, len(b.rows), _COLUMNS):
-        tile = b.words[start : start + _COLUMNS]
-        width = len(tile)
-        np.bitwise_xor(words[:, :1], tile[None, :, 0], out=differing[:, :width])
-        np.bitwise_count(differing[:, :width], out=bits[:, :width])
-        first = bits[:, :width].ravel()
-        at = np.flatnonzero((first <= HASH) | (first >= 64 - HASH))  # of a flat array, in a sixth of the time
-        place, other = np.divmod(at, width)
-        distance = first[at].astype(np.int64)
-        for word in range(1, WORDS):
-            distance += np.bitwise_count(words[place, word] ^ tile[other, word])
+    kept, start, near = _EMPTY.drop(columns="inner_a"), 0, compiled()
+    first, room = np.ascontiguousarray(b.words[:, 0]), np.empty((len(b.rows) + _PENDING, 3), dtype=np.int64)
+    while start < len(words):
+        number, start = near(words, first, b.words, start, HASH, WHOLE, room)
+        place, other, distance = room[:number].T
         negative = distance > BITS // 2
         distance = np.where(negative, BITS - distance, distance)
-        near = distance <= WHOLE
-        pending.append((place[near], start + other[near], distance[near], negative[near]))
-        number += len(pending[-1][0])
-        if number > _PENDING or start + _COLUMNS >= len(b.rows):
-            place, other, distance, negative = map(np.concatenate, zip(*pending, strict=True))
-            found = {"place": place, "other": other, "row_a": rows[place], "row_b": b.rows[other]}
-            kept = [_nearest(pd.concat([*kept, pd.DataFrame({**found, "distance": distance, "negative": negative})]))]
-            pending, number = [], 0
-    return kept[0]
+        found = {"place": place, "other": other, "row_a": rows[place], "row_b": b.rows[other]}
+        kept = _nearest(pd.concat([kept, pd.DataFrame({**found, "distance": distance, "negative": negative})]))
+    return kept
 
 
 def _nearest(found: pd.DataFrame) -> pd.DataFrame:

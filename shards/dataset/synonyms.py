@@ -78,6 +78,14 @@ class FindingsMap:
         whole = {**self.own, **({"packs": packs} if packs else {})}
         return json.dumps(whole, sort_keys=True, ensure_ascii=False) if whole else None
 
+    def among(self, packs: Mapping[str, Sequence[str]]) -> "FindingsMap":
+        """What it says of these packs' findings, by the packs' names."""
+        known = {finding for findings in packs.values() for finding in findings}
+        return FindingsMap(
+            {name: common for name, common in self.own.items() if name in known},
+            {pack: names for pack, names in self.of_pack.items() if pack in packs},
+        )
+
     def common_name(self, finding: str, pack: str = "") -> str:
         """What a pack's finding is called among several packs."""
         asked = {**self.own, **self.of_pack.get(pack, {})}

@@ -139,10 +139,6 @@ class Union(Dataset):
         """Of packs whose patients are another pack's: that pack."""
         return {name: group[0] for group in self.options.same_patients for name in group}
 
-    def key(self, row: int) -> str:
-        part = next(part for part in self.parts if row < part.stop)
-        return part.dataset.key(row - part.start)
-
     # ---------------------------------------------------------------- labels
 
     @property
@@ -188,14 +184,15 @@ class Union(Dataset):
 
     def _releases(self, name: str | None) -> dict[str, str]:
         """Of each pack the label release that is meant."""
-        asked: dict[str, str | None] = dict.fromkeys((part.name for part in self.parts), name)
-        if name and (entries := [entry.partition("=") for entry in name.split(",")]) and all(e[1] for e in entries):
-            asked = dict.fromkeys(asked)
+        names = {part.name: part.dataset.label_names for part in self.parts}
+        asked: dict[str, str | None] = dict.fromkeys(names, name)
+        entries = [entry.partition("=") for entry in (name or "").split(",")]
+        if all(each[1] for each in entries) and not any(name in own for own in names.values()):
+            asked = dict.fromkeys(names)
             for pack, _, release in entries:
                 if pack not in asked:
                     raise UserError(f"labels {name!r}: no pack {pack!r}; {choices(pack, asked, 'there are')}")
                 asked[pack] = release
-        names = {part.name: part.dataset.label_names for part in self.parts}
         for part in self.parts:
             if not names[part.name]:
                 part.dataset.labels()  # which says how to attach some

@@ -16,6 +16,7 @@ from shards.synthetic.scanner import Scanner
 from shards.words import choices
 
 MIMIC, NIH, OWN = LAYOUTS = ("mimic-cxr-jpg", "chestx-ray14", "own")
+FRONTAL = ("AP", "PA")
 YOUNGEST, OLDEST = 18, 89  # years, on the day of a subject's first study; MIMIC-IV hides who is older
 
 
@@ -34,6 +35,8 @@ class Failure:
     def __post_init__(self) -> None:
         _check(self.finding, facts.FREQUENCIES, "fails.finding")
         _check(self.sex, ("F", "M", ""), "fails.sex")
+        if not 0 <= self.strength < np.inf:
+            raise UserError(f"fails.strength is {self.strength}; give 0 or more")
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,14 @@ class Hospital:
             raise UserError(f'findings has {[*self.findings]}; name those of layout "{OWN}", and of no other')
         for finding in (*self.findings.values(), *self.shares):
             _check(finding, facts.FREQUENCIES, "findings and shares")
-        for view in (view for text in self.views for view in text.split(" ")):
-            _check(view, ("AP", "PA") if self.layout == NIH else ("AP", "PA", "LATERAL"), "views")
+        for first, *others in (text.split(" ") for text in self.views):
+            _check(first, FRONTAL, "views, the first of a study")  # whose frequencies findings have
+            for view in others:
+                _check(view, FRONTAL if self.layout == NIH else (*FRONTAL, "LATERAL"), "views")
         for name, shares in (("views", [*self.views.values()]), ("scanners", [each.share for each in self.scanners])):
-            if min(shares, default=0) < 0 or not sum(shares):
+            if not (min(shares, default=0) >= 0 and 0 < sum(shares) < np.inf):
                 raise UserError(f"{name}: the shares are {shares}; give 0 or more, one of them above 0")
-        if min(self.ages) < 0:
+        if not all(0 <= each < np.inf for each in self.ages):
             raise UserError(f"ages is {[*self.ages]}; give mean and standard deviation, 0 or more")
         for name, share in {"women": self.women, **self.shares}.items():
             if not 0 <= share < 1:

@@ -32,8 +32,10 @@ class Scanner:
 
     def __post_init__(self) -> None:
         for name in ("share", "gamma", "contrast", "noise", "blur", "collimation"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < np.inf:
                 raise UserError(f"scanners: {name} is {getattr(self, name)}; give 0 or more")
+        if not np.isfinite(self.brightness):
+            raise UserError(f"scanners: brightness is {self.brightness}; give gray levels")
 
     def film(self, picture: np.ndarray, noise: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """uint8 (height, width) of a picture and its noise (`shards.synthetic.radiograph.exposed`)."""

@@ -40,6 +40,8 @@ def test_names_tell_packs_apart(folder, tmp_path):
     done = run("overlap", "A=home", "B=away", "--exact-only", cwd=folder)
     assert done.returncode == 0 and "2 images of A and 2 images of B" in done.stdout
     assert "next: cxrdali overlap A=home B=away --out overlap.csv, then cxrdali train" in done.stdout
+    done = run("overlap", "home", "away", "--exact-only", "--out", tmp_path / "of two.csv", cwd=folder)
+    assert f"--exclude '{tmp_path}/of two.csv' ..." in done.stdout
     done = run("overlap", "home", "home", cwd=folder)
     assert (done.returncode, done.stderr) == (1, "error: home: is given twice; give each pack once\n")
     done = run("overlap", "home", "away", "--out", tmp_path / "no" / "o.csv", cwd=folder)

@@ -34,6 +34,13 @@ CASES = [
     (RUN + "[[comparisons]]\nname = 'x'\n", "line 6: a comparison is of runs, of tables, or of chain and against"),
     (RUN + "[groups.g]\nof = 'h'\n", "line 7: no group 'h'"),
     (RUN + "[[calibrate]]\nof = 'net'\nmethods = 'beta'\n", "line 8: methods 'beta': choose one of temperature"),
+    (RUN + "[groups.g]\nlike = 'net'\nsame = ['lrr']\n", "line 8: unknown setting 'lrr'; did you mean lr?"),
+    (RUN + "[groups.g]\nwhere = { frozn = true }\n", "line 7: unknown setting 'frozn'; did you mean frozen?"),
+    (RUN + "[[predict]]\nsplits = [\n  'tets',\n]\n", "line 7: splits 'tets': did you mean test?"),
+    (RUN + "[[comparisons]]\nname = 'x'\ntables = 'net'\nsplits = 'tst'\n", "line 9: splits 'tst': did you mean test?"),
+    (RUN + "[[comparisons]]\nby = 'seed'\nchain = ['net']\n", "line 7: by = 'seed' is of runs or of tables; leave"),
+    (RUN + "[[comparisons]]\nname = 'x'\nruns = 'net'\nbaseline = 'net'\nstart = true\n", "line 10: start compares"),
+    (RUN + "[[comparisons]]\nname = 'x'\nruns = 'net'\nbaseline = 'b'\n", "line 9: no run 'b'; there are net"),
     (RUN + "[[predict]]\n[[predict]]\ntta = 'hflip'\n", "line 7: two tables are called net; give one another name"),
     (RUN + "packs = 'b'\n", "line 6: no pack 'b'; there are pack"),
     (RUN + "[[comparisons]]\nname = 'test'\nruns = 'net'\n", "7: name 'test': letters, digits, -, + and _"),
@@ -70,7 +77,7 @@ def test_what_is_wrong_with_a_file_is_one_line_and_nothing_starts(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nix"], 1, "no study 'nix'; give a file, NAME.toml, or one of loss-design, stage-training"),
+        (["nix"], 1, "no study 'nix'; give a file, NAME.toml, or one of external, loss-design, lr-batch,"),
         (["loss-desing"], 1, "no study 'loss-desing'; did you mean loss-design?"),
         (["nix.toml"], 1, "nix.toml: no study (No such file or directory)"),
         (["net.toml", "--only", "predict*"], 1, "--only 'predict*': no step is called so; there are train net"),
@@ -87,3 +94,35 @@ def test_what_is_wrong_with_the_command_is_one_line(arguments, code, message, pa
     assert done.returncode == code, done.stderr
     assert message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
     assert not (tmp_path / "net" / "runs").exists()
+
+
+def test_the_table_of_a_study_is_printed_and_written(tmp_path, monkeypatch):
+    """Without a dataset: from the files that its steps left."""
+    from click.testing import CliRunner
+
+    from cli.study import study
+    from cxrdali.runs.steps import Book, Step
+    from shards.storage.sealed import read_json, sealed_json
+
+    (tmp_path / "six.toml").write_text(RUN)
+    root, out = tmp_path / "six", "evaluations/net.test.json"
+    result = {"hashes": "x", "labels": "l", "all": {"findings": [], "mAP": 0.25, "macro_AUROC": 0.5}}
+
+    def do():
+        (root / out).parent.mkdir(parents=True)
+        (root / out).write_bytes(sealed_json(result))
+
+    train = Step("train net", (), {}, (), lambda: None)
+    for step in (train, Step("evaluate net test", (out,), {}, ("train net",), do)):
+        Book(root).make(step)
+    table = {"name": "net", "kind": "model", "of": "net", "how": "none"}
+    record = {"models": ["net"], "tables": [table], "steps": ["train net", "evaluate net test", "evaluate net val"]}
+    (root / "study.json").write_bytes(sealed_json(record))
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(study, ["six.toml", "--table"], catch_exceptions=False)
+    shown = [line.split() for line in done.output.splitlines()]
+    assert ["net", "test", "1", "0.250", "0.500"] in shown and ["net", "val", "not", "done", "yet"] in shown, (
+        done.output
+    )
+    assert {"table.json", "table.csv", "table.tex", "table.md"} < {path.name for path in root.iterdir()}
+    assert read_json(root / "table.json")["scores"][0]["mean"] == 0.25

@@ -83,6 +83,7 @@ def test_options_that_do_not_go_together(copy, tmp_path):
     for given, words in (
         (("--admissions", "a.csv"), "give --subjects FILE too"),
         (("--release", "chexpert"), "give --source DIR too"),
+        (("--name", "x"), "give --subjects FILE or --source DIR too"),
         (("--subjects", "a.csv", "--source", tmp_path), "give one after the other"),
     ):
         (tmp_path / "a.csv").write_text("x\n")

@@ -147,7 +147,7 @@ def test_jobs_are_processes_of_the_same_command(unbroken, study, tmp_path):
     said = re.findall(r"^(\d)\| \[\d/7\] train (\S+):", done.stdout, re.MULTILINE)
     assert sorted(run for _, run in said) == sorted(RUNS)
     assert {worker for worker, _ in said} == {"1", "2"}
-    assert "all 7 steps were done before" in done.stdout.splitlines()[-1]
+    assert "all 7 steps are done, " in done.stdout.splitlines()[-1]
     assert results(out) == results(unbroken)
 
 

@@ -225,7 +225,10 @@ def test_each_setting_of_a_scanner_does_what_it_says():
         ({"shares": {"Edema": 1.0}}, "Edema: the share is 1.0; give 0 or more, below 1"),
         ({"women": -0.1}, "women: the share is -0.1"),
         ({"ages": (50, -1.0)}, r"ages is \[50, -1.0\]; give mean and standard deviation"),
+        ({"ages": (float("nan"), 1.0)}, r"ages is \[nan, 1.0\]; give mean and standard deviation"),
         ({"views": {"PA  LATERAL": 1.0}}, "views: '' is none"),
+        ({"views": {"PA": 0.5, "LATERAL": 0.5}}, "views, the first of a study: 'LATERAL' is none; .*AP, PA"),
+        ({"views": {"AP": 0.5, "PA": float("nan")}}, r"views: the shares are \[0.5, nan\]"),
         ({"views": {}}, r"views: the shares are \[\]"),
         ({"views": {"PA": 0.0}}, r"views: the shares are \[0.0\]; give 0 or more, one of them above 0"),
         ({"scanners": ()}, r"scanners: the shares are \[\]"),
@@ -240,6 +243,10 @@ def test_a_hospital_names_the_bad_value(values, message):
 def test_scanners_and_failures_name_the_bad_value():
     with pytest.raises(UserError, match="scanners: blur is -1.0; give 0 or more"):
         Scanner("a", "b", blur=-1.0)
+    with pytest.raises(UserError, match="scanners: brightness is nan; give gray levels"):
+        Scanner("a", "b", brightness=float("nan"))
+    with pytest.raises(UserError, match="fails.strength is -0.5; give 0 or more"):
+        Failure("Edema", strength=-0.5)
     with pytest.raises(UserError, match="fails.sex: 'W' is none; .*F, M"):
         Failure("Edema", "W")
     with pytest.raises(UserError, match="fails.finding: 'Oedema' is none"):

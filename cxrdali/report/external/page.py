@@ -26,7 +26,7 @@ def write_external(result: dict, out: Path) -> Path:
     data = {
         "title": f"{result['run']}, at home and away",
         **{"result": result, "synthetic": result["synthetic"], "people": remarks.sampled_from},
-        "resampled": remarks.resampled({**result, "unit": result["home"]["unit"]}),
+        **{"resampled": remarks.resampled({**result, "unit": result["home"]["unit"]}), "of_means": remarks.MEANS},
         "hospitals": [_hospital(each, number, result["level"]) for number, each in enumerate(result["away"])],
     }
     write_bytes(out, render("external/page.html.j2", data).encode(errors="backslashreplace"))
@@ -44,11 +44,11 @@ def _hospital(away: dict, number: int, level: float) -> dict:
     neither = [each for each in (away["common"] or {}).get("only_predictions", ()) if each not in away["only_home"]]
     return {
         "about": away,
-        "renamed": [f"{row['finding']} is {row['in_labels']}" for row in rows if row["finding"] != row["in_labels"]],
         **{"means": means, "neither": neither},
         "figures": {
             name: Figure(f"away-{number}-{name}", plots.sides, (_shown(rows, "home", name), _shown(rows, "away", name),
                          away["name"], TITLES[name][0])) for name in ("AP", "AUROC")
+            if any(row[side][name] is not None for row in rows for side in ("home", "away"))
         },
         "findings": {
             name: _table(title, "Finding", [(row["finding"], row, name) for row in rows], away["name"], level)
@@ -67,8 +67,8 @@ def _table(caption: str, first: str, rows: Sequence[tuple[str, Mapping, str]], n
         shown = [written(_of(sides[side], measure), kind) if side else "" for side in (home, "away")]
         row = [title, *shown, sides["difference"][measure]]
         if again:
-            ruled, alone = measure in RULES, "small" if kind == "small_interval" else "score"
-            row += [written(sides["refitted"][measure], alone), sides["mended"][measure]] if ruled else ["", ""]
+            ruled = measure in RULES
+            row += [written(_of(sides["refitted"], measure), kind), sides["mended"][measure]] if ruled else ["", ""]
         bold += [(place, column) for column in (3, 5) if _sure(row[column : column + 1], level)]
         cells.append(row)
     columns = [(first, "text"), ("Home", "text"), (name, "text"), ("Home \u2212 away", "difference")]
@@ -78,7 +78,7 @@ def _table(caption: str, first: str, rows: Sequence[tuple[str, Mapping, str]], n
 
 def _sure(cell: Sequence, level: float) -> bool:
     """Whether a cell, if there is one, is a difference with an adjusted p below 1 - level."""
-    return any(isinstance(each, Mapping) and (each["p_holm"] or 1) < 1 - level for each in cell)
+    return any(isinstance(each, Mapping) and each["p_holm"] is not None and each["p_holm"] < 1 - level for each in cell)
 
 
 def _of(scores: Mapping, name: str) -> tuple:

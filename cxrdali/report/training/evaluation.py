@@ -173,9 +173,7 @@ def _details(each: Evaluation, number: int) -> dict:
         "allowed": [step for step in content.get("history", []) if ALLOWED in step],
         "history": [step for step in content.get("history", []) if ALLOWED not in step],
         "thresholds": content.get("thresholds") or None,
-        "by_group": groups(block, content["level"], f"groups-{number}")
-        if (block := content.get("groups_by"))
-        else None,
+        "by_group": groups(block, content["level"], f"groups-{number}") if block else None,
         "findings": _finding_table(content, names),
         "decisions": _decision_table(content, names),
     }

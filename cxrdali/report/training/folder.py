@@ -50,6 +50,7 @@ EVALUATION = {
         "split?": maybe(str),
     }),
     "groups_by?": maybe(GROUPS_BY),
+    "common?": maybe({"same": {str: str}, **dict.fromkeys(("only_predictions", "only_labels", "words"), [str])}),
     "groups?": maybe({"rule?": str, "train_images?": int, "train_positives?": {str: int}}), "synthetic?": bool,
     "curves?": {str: maybe({"true_positives": [int], "false_positives": [int]})},
 }  # fmt: skip

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cxrdali.report.kit import page
 from cxrdali.report.study import sections as study
+from cxrdali.report.study import table
 from cxrdali.report.study.claims import at_a_glance
 from cxrdali.report.training.data import contact_sheets, label_frequencies
 from cxrdali.report.training.evaluation import evaluation
@@ -45,6 +46,9 @@ IMAGES = Section("training/images", "Training images", contact_sheets)
 PROVENANCE = Section("training/provenance", "Provenance", provenance)
 SECTIONS = (
     Section("training/summary", "At a glance", summary),
+    Section(
+        "study/table", "Scores over seeds and folds", lambda sources: sources.table and table.section(sources.table)
+    ),
     Section("training/models", "Models", models),
     Section("training/steps", "Average precision step by step", steps),
     Section("training/evaluation", "Evaluation", evaluation),

@@ -35,6 +35,7 @@ def summary(sources: Sources) -> dict:
         "best": _best_run(trained),
         "runs": _summary_table(trained) if trained and not any(run.recipe for run in sources.runs) else None,
         "missing_runs": _missing_runs(sources),
+        "in_table": sources.table is not None and any(row["split"] in SPLITS[:2] for row in sources.table["scores"]),
         "seen": seen_images(sources),
     }
 
@@ -128,7 +129,7 @@ def _rate(run: Run) -> float | None:
 
 def _missing_runs(sources: Sources) -> dict:
     """Which models, stages and epochs are not there."""
-    runs, folder = sources.runs, sources.folder
+    runs, folder = sources.runs, None if sources.table else sources.folder  # a study says itself what is missing
     models = folder.models if folder else MODELS if any(run.recipe for run in runs) else ()
     absent = [name for name in models if name not in {run.recipe.get("name") for run in runs}]
     stages = {run.setting("stage") for run in runs}

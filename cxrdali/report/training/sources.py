@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cxrdali.evaluate.same_images import check_same_dataset
 from cxrdali.report.study.folder import Study, is_study, read_study
+from cxrdali.report.study.table import read_table
 from cxrdali.report.training.folder import Evaluation, PaperFolder, read_evaluation, read_paper
 from cxrdali.runs.listing import is_paper, named, run_folders
 from cxrdali.runs.reader import Run
@@ -26,7 +27,7 @@ class ReportOptions:
 @dataclass(frozen=True)
 class Sources:
     """Everything that a section can show. unread: folders beside the runs that hold no run; others: runs beside
-    a study's that are not of its models (any more)."""
+    a study's that are not of its models (any more); table: a study's numbers, table.json in its folder."""
 
     runs: list[Run]
     dataset: Dataset | None
@@ -34,6 +35,7 @@ class Sources:
     options: ReportOptions
     folder: PaperFolder | None = None
     study: Study | None = None
+    table: dict | None = None
     unread: tuple[Path, ...] = ()
     others: tuple[Path, ...] = ()
 
@@ -75,4 +77,5 @@ def read_sources(
     options = replace(options, synthetic=any(known))
     if dataset is not None:
         check_same_dataset(opened, dataset)
-    return Sources(opened, dataset, scored, options, folder, study, tuple(unread), tuple(others))
+    table = next((found for path in runs if (found := read_table(path))), None)
+    return Sources(opened, dataset, scored, options, folder, study, table, tuple(unread), tuple(others))

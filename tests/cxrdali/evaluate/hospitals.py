@@ -32,8 +32,8 @@ def hospital(folder, name, prevalence, patients=400, seed=0, findings=FINDINGS, 
     })  # fmt: skip
     truth = rng.random((images, len(findings))) < prevalence
     values = 2 * (rng.normal(size=truth.shape) + np.where(truth, 1, -1)) + np.log(0.3 / 0.7) + shift
-    dataset = PackedDataset(folder / name, {"id": name, "options": {}})
-    dataset.__dict__["catalog"] = ids
+    dataset = PackedDataset(folder / name, {"id": name, "options": {}, "counts": {"planned": images}})
+    dataset.__dict__.update({"catalog": ids, "packed": np.ones(images, dtype=bool)})
     labels = Labels("l", findings, np.array(["test"] * images, dtype=object), truth.astype(np.int8), "0")
     path = folder / f"{name}.parquet"
     about = Provenance("logit", "run", "test", "l", name, "none", seen=(), **provenance)

@@ -23,6 +23,7 @@ from cxrdali.evaluate.options import ExternalOptions
 from cxrdali.metrics.calibration_error import ece
 from cxrdali.predictions import read
 from shards.dataset.labels import Labels
+from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from tests.cxrdali.evaluate.hospitals import RUN, hospital
 
@@ -219,6 +220,40 @@ def test_images_without_labels_are_not_negatives(places, tmp_path):
     assert one["findings"][0]["away"]["AP"] == pytest.approx(average_precision_score(truth[300:, 0], logits[300:, 0]))
 
 
+def test_hospitals_that_call_their_images_alike_are_told_apart_by_pixels(places, tmp_path):
+    """Each has an image 0, 1, ...; the same pixels are the same image."""
+    home = places[0]
+
+    def known(place, offset, name):
+        dataset = PackedDataset(place.dataset.root, {**place.dataset.info, "id": name, "hashed": 8})
+        pixels = [f"{offset + number:040x}" for number in range(len(place.dataset.catalog))]
+        dataset.__dict__.update(
+            {"catalog": place.dataset.catalog.assign(pixels=pixels), "packed": place.dataset.packed}
+        )
+        return replace(place, name=name, dataset=dataset)
+
+    others = known(replace(home, name="b"), 10_000, "other")
+    (one,) = external(RUN, known(home, 0, "here"), [others], replace(OPTIONS, draws=0))["away"]
+    assert (one["name"], one["images"]) == ("other", 800)
+    for same in (known(home, 799, "other"), known(home, 10_000, "here")):
+        with pytest.raises(UserError, match="has images that .* has too; give another --away"):
+            external(RUN, known(home, 0, "here"), [same], replace(OPTIONS, draws=0))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_finding_of_one_kind_alone_has_no_odds(places, tmp_path):
+    """Unknown everywhere at home, or of all images away: no AP, and none at another prevalence."""
+    home, away = places
+    values, there = home.labels.values.copy(), away.labels.values.copy()
+    values[:, 0], there[:, 1] = Labels.UNKNOWN, 1
+    home, away = (
+        replace(place, labels=replace(place.labels, values=own)) for place, own in ((home, values), (away, there))
+    )
+    (one,) = external(RUN, home, [away], replace(OPTIONS, draws=20))["away"]
+    assert [row["away"]["AP_reweighted"] is None for row in one["findings"]] == [True, True, False]
+    assert one["means"]["scored"]["AP_reweighted"] == 1
+
+
 def test_what_cannot_be_judged_is_refused(places, tmp_path):
     home, away = places
 
@@ -238,7 +273,9 @@ def test_what_cannot_be_judged_is_refused(places, tmp_path):
     assert "none of its findings is in labels 'l'" in refused(replace(away, labels=others))
     few = hospital(tmp_path, "few", HOME, patients=4)
     assert "4 patients, --refit 0.2 needs at least 5" in refused(few)
-    for options, said in (({"refit": 0.6}, "refit 0.6"), ({"strategy": "best"}, "strategy 'best'")):
+    assert replace(OPTIONS, refit=0.333).refit == 0.333
+    wrong = (({"refit": 0.6}, "refit 0.6"), ({"refit": 0.3}, "refit 0.3"), ({"strategy": "best"}, "strategy 'best'"))
+    for options, said in wrong:
         with pytest.raises(UserError, match=said):
             replace(OPTIONS, **options)
 

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from cli.options.group_scores import print_groups
 from cxrdali.evaluate.by_group import groups_by, write
 from cxrdali.evaluate.group_scores import MEASURES
 from cxrdali.evaluate.groups import dimensions
@@ -99,6 +100,17 @@ def block_and_images():
     people = People(sex=sex, view=np.where(np.arange(len(sex)) % 3, "frontal", "lateral"))
     options = ByOptions(draws=60, by=("sex", "view", "sex*view"), min_group=20)
     return groups_by(images, people, np.arange(len(sex)), FINDINGS, options), images, sex
+
+
+def test_groups_that_are_all_too_small_are_printed_as_such(capsys):
+    images, sex = scored(patients=30)
+    options = ByOptions(draws=20, by=("sex",), min_group=1000)
+    print_groups({"groups_by": groups_by(images, People(sex=sex), np.arange(len(sex)), FINDINGS, options)})
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].split()[:5] == ["by", "sex", "images", "patients", "findings"]
+    for line, name in zip(said[1:3], ("F", "M"), strict=True):
+        counts = [f"{(sex == name).sum()}", f"{len(np.unique(images.patient[sex == name]))}"]
+        assert line.split()[:3] == [name, *counts] and "too small" in line
 
 
 def test_scores_of_groups_are_scikit_learns(block_and_images):
@@ -238,6 +250,17 @@ def test_underdiagnosis_is_by_the_finding_that_says_there_is_none(name):
     for sex_of in ("F", "M"):
         ill = (sex == sex_of) & (images.truth[:, 1] == 0)
         assert the_group(block, "sex", sex_of)["underdiagnosis"] == pytest.approx(images.called[ill, 1].mean())
+
+
+def test_without_a_threshold_for_no_finding_nobody_is_called_well_or_ill():
+    """Thresholds that were fitted elsewhere may know other findings alone."""
+    images, sex = scored(findings=("Edema", "No Finding"))
+    called = np.where([True, False], images.called, np.nan)
+    images = Images(images.truth, images.values, images.patient, images.probabilities, called)
+    options = ByOptions(draws=20, by=("sex",))
+    block = groups_by(images, People(sex=sex), np.arange(len(sex)), ("Edema", "No Finding"), options)
+    for row in block["dimensions"][0]["groups"]:
+        assert row["underdiagnosis"] is None and row["macro_recall"] == row["findings"][0]["recall"]
 
 
 def test_without_decisions_there_is_no_sensitivity():

@@ -69,6 +69,21 @@ def test_with_one_run_of_a_column_all_that_it_knows_counts(cells):
     assert column["cells"][0]["mAP"] == pytest.approx(np.mean(wanted))
 
 
+def test_a_map_may_name_what_one_run_alone_has_though_tables_are_called_alike(cells, tmp_path):
+    """As val_predictions.parquet of each run is."""
+    moved = []
+    for cell, old in zip(cells[:2], ("D", "C"), strict=True):
+        table, path = read(cell.place.path), tmp_path / cell.trained / "p.parquet"
+        path.parent.mkdir()
+        renamed = tuple(f"{name} of {cell.trained}" if name == old else name for name in table.findings)
+        replace(table, findings=renamed).write(path)
+        moved.append(Cell(cell.trained, replace(cell.place, path=path)))
+    for own in (moved, moved[::-1]):
+        names = '{"D of north": "D", "C of south": "D"}'
+        (column,) = matrix(own, replace(OPTIONS, draws=0, findings=names))["columns"]
+        assert column["findings"] == ["B", "D"] and column["left_out"] == ["A"]
+
+
 def test_cells_that_do_not_compare_are_refused(cells, tmp_path):
     part = read(cells[1].place.path)
     replace(part, ids=part.ids[:700], values=part.values[:700]).write(tmp_path / "part.parquet")

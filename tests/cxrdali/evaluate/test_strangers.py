@@ -12,6 +12,8 @@ from cxrdali.train.trainer import train
 from shards.errors import UserError
 from tests.cxrdali.two_packs import two_packs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
@@ -48,6 +50,10 @@ def test_judging_on_them_is_refused_unless_allowed(judged):
         strangers(run, away, np.flatnonzero(away.packed), False)
     with pytest.raises(UserError, match=r"exact copies: 0, near copies: 2, .*cxrdali overlap .*home .*away"):
         strangers(run, away, np.flatnonzero(near)[:2], False, {"home": home}, OverlapOptions())
+    several, own = {"a": home, "b b": home}, r"overlap .*home .*away --out "
+    listed = rf"{own}overlap-a.csv` and .*{own}'overlap-b b.csv'`, then .*--exclude 'overlap-a.csv,overlap-b b.csv'"
+    with pytest.raises(UserError, match=listed):
+        strangers(run, away, np.flatnonzero(near)[:2], False, several, OverlapOptions())
     clean = np.flatnonzero(away.packed & ~exact & ~near)
     assert strangers(run, away, clean, False, {"home": home}, OverlapOptions()).known == 0
 

@@ -201,6 +201,22 @@ def test_scores_of_groups_are_those_of_the_evaluation(made, dataset, tmp_path):
     assert str(dataset.root) not in words and str(dataset.root) not in (tmp_path / "card.json").read_text()
 
 
+def test_scores_by_some_of_the_findings_say_so(made, dataset, tmp_path):
+    shutil.copytree(made / "a", tmp_path / "a")
+    labels = dataset.labels("cxr-lt-2023")
+    first, *others = labels.findings
+    fewer = replace(labels, findings=tuple(others), values=labels.values[:, 1:])
+    scores.write(
+        scores.evaluate(made / "test.parquet", dataset, fewer, EvaluateOptions(draws=0)),
+        tmp_path / "a" / "test.metrics",
+    )
+    export(tmp_path / "a", tmp_path / "card.md", ExportOptions("card"), dataset)
+    said = text(tmp_path)
+    assert f"Findings in common with the labels, which alone count: {', '.join(others)}." in said
+    assert f"Left out, unknown to the labels: {first}." in said
+    assert said.count("Left out, unknown") == 1  # validation was scored by all
+
+
 def test_a_card_names_no_path_and_no_patient(made, dataset):
     catalog = dataset.catalog
     for file in ("card.md", "card.json"):

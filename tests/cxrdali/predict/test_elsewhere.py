@@ -1,6 +1,7 @@
 """A run's predictions on another hospital's pack, and what is fitted to them and scored."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ import pytest
 from cxrdali.predict.options import PredictOptions
 from cxrdali.predict.predict import predict
 from cxrdali.predictions import read
+from cxrdali.runs.layout import CONFIG
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import settings_of
 from shards.errors import UserError
+from shards.storage.sealed import sealed_json
 from tests.cli.cli import call, done
 from tests.heard import heard
 
@@ -48,6 +51,14 @@ def test_the_pack_s_own_labels_are_taken_and_the_table_says_what_it_was_trained_
     assert whole.provenance.home == about.home and len(whole.values) == len(nih.catalog)
     rows = whole.ids.index[np.isin(whole.ids["image_id"], table.ids["image_id"])]
     np.testing.assert_allclose(whole.values[rows], table.values, atol=1e-5)
+
+
+def test_a_run_of_a_version_that_did_not_count_its_positives_predicts_elsewhere(run, nih, tmp_path):
+    shutil.copytree(run, tmp_path / "old")
+    config = json.loads((run / CONFIG).read_text())
+    del config["train_positives"]
+    (tmp_path / "old" / CONFIG).write_bytes(sealed_json(config))
+    assert predict(tmp_path / "old", nih, "test", PredictOptions(device="cpu")).provenance.home is None
 
 
 def test_a_run_s_own_folds_are_not_elsewhere(run, nih):
@@ -108,6 +119,7 @@ def test_images_that_the_run_trained_on_are_refused_before_they_are_predicted(ru
     for words, said in (
         (("--away", dataset.root, "--away-labels", "x=y"), "--away-labels x=...: the away packs are pack"),
         (("--away", dataset.root, "--away-labels", "y"), "'y': give NAME=RELEASE"),
+        (("--away", f"home={dataset.root}"), "home is the dataset of --data here; call the pack otherwise, NAME=PACK"),
     ):
         result = call("external", *given, *words, cwd=tmp_path)
         assert result.returncode == 2 and said in result.stderr

@@ -41,7 +41,11 @@ def test_numbers_of_the_page_are_those_of_the_result(places, tmp_path):
     (one,) = found["away"]
     means, rows = one["means"], {row["finding"]: row for row in one["findings"]}
     assert AWKWARD in page.text and "<b>&" not in page.source
-    for said in ("Left out, as the labels of " + AWKWARD + " do not know them: B.", "C is see", "7 images, not listed"):
+    for said in (
+        "Left out, as the labels of " + AWKWARD + " do not know them: B.",
+        "Taken as one finding: C: ",
+        "7 images, not listed",
+    ):
         assert said in page.text
     assert f"mAP is {score(means['home']['AP'])} at home" in page.text
     tables = [rows for name, rows in page.tables.items() if "means over" in name]
@@ -49,13 +53,26 @@ def test_numbers_of_the_page_are_those_of_the_result(places, tmp_path):
     assert by_title["AUROC"][1:3] == [interval(scores(means[side], "AUROC")) for side in ("home", "away")]
     assert by_title["AP at home's prevalence"][1:3] == ["", interval(scores(means["away"], "AP_reweighted"))]
     assert by_title["ECE"][1:3] == [small_interval(scores(means[side], "ECE")) for side in ("home", "away")]
-    assert by_title["Sensitivity"][4] == score(means["refitted"]["recall"])
+    assert by_title["Sensitivity"][4] == interval(scores(means["refitted"], "recall"))
     for column, side in ((3, "difference"), (5, "mended")):
         assert by_title["Sensitivity"][column].startswith(signed(means[side]["recall"]["difference"]))
     own = next(rows for name, rows in page.tables.items() if name.startswith("Specificity"))
     assert [row[0] for row in own[1:]] == ["A", "C"]
     assert own[2][2] == interval(scores(rows["C"]["away"], "specificity"))
     assert len(page.figures) == 2
+
+
+def test_what_has_no_score_has_no_figure_and_a_p_of_zero_is_bold(places, tmp_path):
+    found = external(RUN, *places[:1], places[1:], replace(OPTIONS, draws=20))
+    (one,) = found["away"]
+    for row in one["findings"]:
+        row["home"]["AUROC"] = row["away"]["AUROC"] = None
+        row["difference"]["AP"]["p_holm"] = 0.0
+        row["difference"]["F1"]["p_holm"] = 0.9
+    page = Page(write_external(found, tmp_path / "page.html"))
+    assert len(page.figures) == 1
+    bold = {(caption.split(";")[0], name, column) for caption, name, column in page.bold}
+    assert {("AP", name, 3) for name in "ABC"} <= bold and not {("F1", name, 3) for name in "ABC"} & bold
 
 
 def test_without_samples_no_interval_is_claimed(places, tmp_path):

@@ -1,6 +1,8 @@
 """Steps: done again exactly when settings, results or what they need changed. a -> b -> d, a -> c."""
 
 import shutil
+import threading
+import time
 
 import pytest
 
@@ -321,3 +323,54 @@ def test_a_kill_at_any_rename_is_made_up_for(tmp_path, monkeypatch, when, change
         if left > 0:
             break
     assert moment == 9, "a, its record, begun, two files, its record, c, its record; then none is left"
+
+
+# ---------------------------------------------------------------- several workers
+
+
+class SlowBook(Book):
+    """Whoever begins alone takes its time over it."""
+
+    def prepare(self, steps):
+        super().prepare(steps)
+        time.sleep(0.1)
+
+
+def test_workers_that_begin_together_all_work(tmp_path):
+    ended, everybody = [], threading.Barrier(4)
+
+    def work():
+        everybody.wait()
+        try:
+            with SlowBook(tmp_path).shared(World(tmp_path).steps()):
+                everybody.wait(10)  # all are in it at once
+            ended.append("well")
+        except Exception as error:
+            everybody.abort()
+            ended.append(str(error))
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for each in workers:
+        each.start()
+    for each in workers:
+        each.join()
+    assert ended == ["well"] * 4
+
+
+def test_a_worker_says_what_is_in_the_way_and_keeps_to_the_plan_of_others(world, tmp_path_factory):
+    other = World(world.root)
+    other.settings["a"] = {"n": 2}
+    with Book(world.root).shared(world.steps()):
+        with Book(world.root).shared(world.steps()):
+            pass
+        with (
+            pytest.raises(UserError, match="another process does other steps in it"),
+            Book(world.root).shared(other.steps()),
+        ):
+            pass
+    with Book(world.root).shared(other.steps()):
+        pass
+    (world.root / "b").unlink()
+    (world.root / "b").symlink_to(tmp_path_factory.mktemp("elsewhere") / "b")
+    with pytest.raises(UserError, match="link"), Book(world.root).shared(world.steps()):
+        pass

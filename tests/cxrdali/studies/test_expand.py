@@ -7,6 +7,7 @@ from cxrdali.runs.steps import Step
 from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.plan import make_plan
 from cxrdali.studies.reader import read_study
+from cxrdali.studies.source import Source
 from cxrdali.studies.work import Part, only
 from shards.errors import UserError
 
@@ -134,6 +135,56 @@ def test_weights_are_found_on_validation_and_kept(plan, weights):
     assert steps["e test"].needs[0] == "weights e" and steps["e test"].settings["method"] == "rank"
     if weights != "map":
         assert steps["weights e"].settings["weights"] == weights
+
+
+def test_a_claim_over_seeds_pairs_the_same_ones(plan):
+    text = "[runs.a]\nstage = 1\ngrid.seed = [0, 1]\n[runs.b]\nlike = 'a'\nloss = 'asl'\ngrid.seed = [1, 0]\n"
+    claim = "[[claims]]\nhigher = 'b'\nthan = 'a'\n"
+    (step,) = [step for step in plan(text + claim).steps if step.name == "claims"]
+    assert step.settings["claims"][0][1:] == [["b-seed0", "b-seed1"], ["a-seed0", "a-seed1"]]
+    with pytest.raises(UserError, match=r"line \d+: both sides are to have the same seeds and folds"):
+        plan(text.replace("[1, 0]", "[1, 2]") + claim)
+
+
+def test_a_baseline_is_the_first_and_need_not_be_among_the_others(plan):
+    text = "".join(
+        f"[runs.{run}]\nstage = 1\ngrid.seed = [0, 1]\nweight_decay = 0.0{n}\n" for n, run in enumerate("abc")
+    )
+    compare = "[[comparisons]]\nname = 'x'\nruns = ['a', 'c']\nbaseline = 'b'\n"
+    (step,) = [step for step in plan(text + compare).steps if step.name == "compare x"]
+    assert step.settings["runs"] == [f"{run}-seed{seed}" for run in "bac" for seed in (0, 1)]
+    (step,) = [step for step in plan(text + compare + "by = 'seed'\n").steps if step.name == "compare x"]
+    assert list(step.settings["cells"]) == ["b", "a", "c"]
+
+
+def test_tables_named_before_the_run_are_of_its_cell_too(plan):
+    text = "[runs.a]\nstage = 1\ngrid.seed = [0, 1]\n[[predict]]\nname = 'flip-{run}'\nsplits = 'test'\n"
+    text += "[[comparisons]]\nname = 'x'\nby = 'seed'\ntables = ['flip-a-seed0', 'flip-a-seed1']\n"
+    (step,) = [step for step in plan(text).steps if step.name == "compare x.test"]
+    assert step.settings["cells"] == {"flip-a": {f"seed {n} fold 0": f"flip-a-seed{n}" for n in (0, 1)}}
+
+
+def test_two_steps_with_one_record_are_refused(plan):
+    text = (
+        "[runs.a]\nstage = 1\n[runs.b]\nstage = 1\n[[predict]]\n[[comparisons]]\nname = 'x-test'\nruns = ['a', 'b']\n"
+    )
+    both = text + "[[comparisons]]\nname = 'x'\ntables = ['a', 'b']\n"
+    assert "compare x-test" in {step.name for step in plan(text).steps}
+    with pytest.raises(UserError, match="two steps are called 'compare x-test', or write the same files"):
+        plan(both)
+
+
+def test_lines_are_those_of_whole_statements(tmp_path):
+    text = "[[comparisons]]\nchain = [\n  'a',\n  ['b', 'c']\n]\nagainst.x = 'a'\n[[comparisons]]\n"
+    text += 'name = """\n[runs.a]\n"""\n[comparisons.against]\ny = "b"\n[runs.a]\ngrid = { seed = [0,\n 1] }\n'
+    (tmp_path / "s.toml").write_text(text)
+    source, _ = Source.read(tmp_path / "s.toml")
+    places = {
+        ("comparisons", 0, "chain"): 2, ("comparisons", 0, "against", "x"): 6, ("comparisons", 0, "runs"): 1,
+        ("comparisons", 1): 7, ("comparisons", 1, "name"): 8, ("comparisons", 1, "against", "y"): 12,
+        ("runs", "a", "grid", "seed"): 14, ("runs", "a", "lr"): 13, ("views",): None,
+    }  # fmt: skip
+    assert {at: source.line(at) for at in places} == places
 
 
 def step(name, *needs, folder=None):

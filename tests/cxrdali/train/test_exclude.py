@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from cxrdali.data.splits import train_and_validation
@@ -20,6 +21,8 @@ from shards.dataset.union import Union
 from shards.errors import UserError
 from tests.cxrdali.two_packs import two_packs
 from tests.heard import heard
+
+pytestmark = pytest.mark.slow
 
 
 def settings(**changes):
@@ -82,6 +85,19 @@ def test_a_run_says_and_records_what_it_left_out(packs, listed, finished):
     assert noted["images"] == len(gone) and [each["name"] for each in noted["lists"]] == ["overlap.csv"]
     ids = sorted(packs[0].of_rows(gone, "image_id")["image_id"])
     assert (out / EXCLUDED).read_text().splitlines() == ids
+
+
+def test_an_image_of_several_pairs_is_counted_once(packs, listed, tmp_path):
+    path, pairs = listed
+    twice, said = tmp_path / "twice.csv", []
+    both = pd.concat([pd.read_csv(path, dtype=str)] * 2)
+    write_list(twice, both, (("home", packs[0]), ("away", packs[1])))
+    with heard(said):
+        select_data(settings(exclude=(str(twice), str(path))), packs[0], packs[0].labels(), tmp_path)
+    released = train_and_validation(packs[0], packs[0].labels(), settings().data)[0]
+    gone = np.isin(released, pairs["row_a"]).sum()
+    assert f"{twice}: {gone} training images of {len(released)} left out" in str(said)
+    assert f"{path}: 0 training images of {len(released)} left out" in str(said)
 
 
 def test_its_rows_are_known_again_without_the_list(packs, listed, finished):

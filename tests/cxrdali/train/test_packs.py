@@ -1,6 +1,8 @@
 """Training on two packs as one dataset: what is counted, scored, noted and refused."""
 
+import copy
 import json
+import shlex
 import shutil
 
 import numpy as np
@@ -30,6 +32,7 @@ from shards.dataset.packed import PackedDataset
 from shards.dataset.synonyms import FindingsMap
 from shards.dataset.union import Union, UnionOptions
 from shards.errors import UserError
+from shards.storage.sealed import sealed_json
 from tests.heard import heard
 
 MASS, HERNIA, EFFUSION = "Mass", "Hernia", "Pleural Effusion"
@@ -323,6 +326,35 @@ def test_equal_images_of_two_packs_are_no_training_and_validation_images(dataset
     own = val_rows[val_rows < 120]
     count = f"{len(own)} of {len(own)} validation images of a are training images of b"
     assert list(between_packs(union, moved, {"validation": own})) == [count]
+
+
+def test_the_command_that_lists_equal_images_can_be_pasted(dataset, tmp_path):
+    (tmp_path / "my pack").symlink_to(dataset.root)
+    union = Union.of({"a": PackedDataset.open(tmp_path / "my pack"), "b": dataset})
+    (command,) = between_packs(union, np.arange(120), {"test": np.arange(120, 240)}).values()
+    assert shlex.split(command) == ["cxrdali", "overlap", f"a={tmp_path}/my pack", f"b={dataset.root}"]
+
+
+def test_some_packs_of_a_run_have_what_its_map_and_its_patients_say_of_them(unbroken, union, dataset, nih):
+    found = Run.open(unbroken[0])
+    config = copy.deepcopy(found.config)
+    config["dataset"]["packs"].append({**config["dataset"]["packs"][1], "name": "c", "id": "c", "findings": ["Cyst"]})
+    names = {"Cyst": "Mass", "Hernia": "Hiatal Hernia", "packs": {"c": {"Cyst": "Other"}, "nih": {"Mass": "Lump"}}}
+    config["settings"]["data"] |= {"findings": json.dumps(names), "same_patients": "mimic,c; c,nih,mimic"}
+    some = as_trained(Run(found.path, config, "three"), {"nih": nih, "x": dataset})
+    assert [part.name for part in some.parts] == ["mimic", "nih"]
+    assert some.options.same_patients == (("nih", "mimic"),)
+    labels = some.labels()
+    assert {"Mass", "Lump", "Hiatal Hernia"} <= set(labels.findings) and "Hernia" not in labels.findings
+    assert (labels.values[120:, labels.findings.index("Mass")] == 8).all()
+
+
+def test_a_damaged_entry_of_a_pack_is_named(unbroken, tmp_path):
+    config = json.loads((unbroken[0] / layout.CONFIG).read_text())
+    del config["dataset"]["packs"][1]["places"]
+    (tmp_path / layout.CONFIG).write_bytes(sealed_json(config))
+    with pytest.raises(UserError, match=r"dataset.packs\[1\].places"):
+        Run.open(tmp_path)
 
 
 # ---------------------------------------------------------------- other ways to begin

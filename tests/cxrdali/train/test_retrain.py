@@ -25,8 +25,7 @@ from cxrdali.runs import layout as runs
 from cxrdali.runs.folder import load_last
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import TrainSettings, sampling_seed, settings_of
-from cxrdali.train import build
-from cxrdali.train import trainer as training
+from cxrdali.train import build, packs
 from cxrdali.train.dry_run import dry_run
 from cxrdali.train.features import CachedLoader
 from cxrdali.train.retrain import retrain_settings
@@ -202,12 +201,12 @@ def test_a_killed_run_continues_across_the_switch_to_the_same_weights(finished, 
 
 def scored_as(monkeypatch, *values):
     """Every epoch has another mAP than its logits."""
-    given, scored = iter(values), training.score
+    given, scored = iter(values), packs.score
 
     def score(*arguments):
         return dataclasses.replace(scored(*arguments), ap=np.full(5, next(given)))
 
-    monkeypatch.setattr(training, "score", score)
+    monkeypatch.setattr(packs, "score", score)
 
 
 def test_a_run_ends_early_and_counts_as_finished(dataset, tmp_path, monkeypatch):

@@ -73,7 +73,6 @@ def test_a_border_is_cut_where_there_is_one():
 
 def test_candidates_are_those_of_plain_loops(monkeypatch):
     monkeypatch.setattr(likeness, "_ROWS", 16)  # more blocks than one, and pairs that are pending
-    monkeypatch.setattr(likeness, "_COLUMNS", 32)
     monkeypatch.setattr(likeness, "_PENDING", 4)
     a = drawn(50, 1)
     b = drawn(100, 2, near=a.words[:40], flips=30)

@@ -1,11 +1,14 @@
 """Two packs as one dataset: rows, ids, labels and bytes are those of each."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from shards.dataset.labels import Labels
 from shards.dataset.mapped import MappedSize, StoredSize
+from shards.dataset.packed import PackedDataset
 from shards.dataset.synonyms import FindingsMap
 from shards.dataset.union import Union, UnionOptions
 from shards.errors import UserError
@@ -34,7 +37,6 @@ def test_rows_are_the_packs_rows_and_ids_bear_their_names(union, dataset, nih):
         ["mimic", dataset.catalog["view"][0]],
     ]
     assert union.has("pack") and union.has("pixels") and not union.has("other")
-    assert union.key(0) == dataset.key(0) and union.key(121) == nih.key(1)
     pieces = pd.concat([piece.to_pandas() for piece in union.pieces("subject_id", "pack")])
     assert pieces["subject_id"].tolist() == union.catalog["subject_id"].tolist()
 
@@ -69,6 +71,16 @@ def test_label_releases_are_chosen_by_pack(union):
         union.labels("nhi=chestx-ray14")
     with pytest.raises(UserError, match="no labels 'other'"):
         union.labels("nih=other")
+
+
+def test_a_label_release_may_have_an_equals_sign_in_its_name(dataset, monkeypatch):
+    own = {name: replace(dataset.labels(there), name=name) for name, there in (("v=1", "chexpert"), ("other", None))}
+    monkeypatch.setattr(PackedDataset, "label_names", [*own])
+    monkeypatch.setattr(PackedDataset, "labels", lambda self, name: own[name])
+    union = Union.of({"a": dataset, "b": dataset})
+    assert union.labels("v=1").name == union.label_names[0] == "v=1"
+    assert union.labels("v=1").findings == own["v=1"].findings
+    assert union.labels("b=v=1").name == "v=1" and union.labels("b=other").name == "a=v=1,b=other"
 
 
 def test_a_map_changes_the_findings_and_the_hash(dataset, nih):

@@ -1,0 +1,75 @@
+"""What `cxrdali.studies.table` found for people: as text, CSV, LaTeX and Markdown."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from cxrdali.report.kit.tables import Table
+from cxrdali.report.study.table import parts
+from shards.storage.files import write_bytes
+from shards.storage.for_people import guarded_rows
+from shards.storage.sealed import sealed_json
+
+FILES = ("table.json", "table.csv", "table.tex", "table.md")
+COLUMNS = ("kind", "run", "against", "split", "metric", "mean", "sd", "n", "low", "high", "p", "p_holm", "why")
+TEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$",
+    "–": "--", **{each: f"\\{each}" for each in "&%$#_{}"},
+}  # fmt: skip
+
+
+def write_files(result: dict, root: Path) -> list[Path]:
+    """table.json, .csv (a row per number, before rounding), .tex (booktabs) and .md; returns their paths."""
+    shown = parts(result)
+    title = result["title"] + (" (synthetic data)" if result["synthetic"] else "")
+    contents = (sealed_json(result), _csv(result), latex(title, shown).encode(), markdown(title, shown).encode())
+    paths = [root / name for name in FILES]
+    for path, content in zip(paths, contents, strict=True):
+        write_bytes(path, content)
+    return paths
+
+
+def markdown(title: str, shown: Sequence[Table]) -> str:
+    def row(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(re.sub(r"([\\|*_`<])", r"\\\1", cell) for cell in cells) + " |"
+
+    lines = [f"# {title}"]
+    for each in shown:
+        heads = [name for name, _ in each.columns]
+        rule = "|" + "|".join("---" if kind == "text" else "---:" for _, kind in each.columns) + "|"
+        lines += ["", each.caption, "", row(heads), rule, *map(row, each.texts())]
+    return "\n".join([*lines, ""])
+
+
+def latex(title: str, shown: Sequence[Table]) -> str:
+    lines = [f"% {title}".replace("\n", " "), r"% \usepackage{booktabs}"]
+    for each in shown:
+        ways = "".join("l" if kind == "text" else "r" for _, kind in each.columns)
+        body = [" & ".join(map(escaped, row)) + r" \\" for row in [[name for name, _ in each.columns], *each.texts()]]
+        lines += [
+            "",
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escaped(each.caption)}}}",
+            rf"\begin{{tabular}}{{{ways}}}",
+        ]
+        lines += [r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join([*lines, ""])
+
+
+def escaped(text: str) -> str:
+    """As LaTeX prints it letter by letter."""
+    return "".join(TEX.get(letter, letter) for letter in text)
+
+
+def _csv(result: dict) -> bytes:
+    rows = [{"kind": "score", **row} for row in result["scores"]]
+    rows += [{"kind": "difference over seeds", **row} for row in result["differences"]]
+    rows += [{"kind": "difference over patients", **row, "mean": row["difference"]} for row in result["by_patient"]]
+    rows += [
+        {"kind": "missing", "run": row["name"], "split": row["split"], "why": row["why"]} for row in result["missing"]
+    ]
+    table = pd.DataFrame(guarded_rows(rows), columns=list(COLUMNS), dtype=object)
+    return table.to_csv(index=False, lineterminator="\n").encode()
