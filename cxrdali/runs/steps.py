@@ -59,11 +59,6 @@ class Step:
     do: Callable[[], None] = field(compare=False)
     folder: str | None = None
 
-    @property
-    def record(self) -> str:
-        """What its files in .steps are called."""
-        return _record(self.name)
-
 
 @dataclass
 class Book:
@@ -261,7 +256,7 @@ class Book:
         return None if found.st_size == known["bytes"] and sha256_file(path) == known["sha256"] else "was changed"
 
     def _path(self, name: str, kind: str = "made") -> Path:
-        return self.root / RECORDS / f"{_record(name)}.{kind}.json"
+        return self.root / RECORDS / f"{record_name(name)}.{kind}.json"
 
     def _read(self, name: str, kind: str = "made") -> dict | None:
         try:
@@ -272,7 +267,8 @@ class Book:
         return record
 
 
-def _record(step: str) -> str:
+def record_name(step: str) -> str:
+    """What the files of a step in .steps begin with."""
     return step.replace(" ", "-")
 
 

@@ -1,13 +1,14 @@
 """A study's file as steps, in an order in which they can be done: train, predict, pool, fit, score, compare, report."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from cxrdali.postprocess.submission import match
 from cxrdali.runs.recipes import Recipe
-from cxrdali.runs.steps import Step
+from cxrdali.runs.steps import Step, record_name
 from cxrdali.studies.comparing import Comparisons
 from cxrdali.studies.expand import expand, groups, members, repeat_of, roles, spelled_out
 from cxrdali.studies.ground import FIT, Ground, Plan
@@ -87,11 +88,11 @@ class Planner:
         ]
         steps += [*self._claims(), *self._matrix(), *self._submissions()]
         steps.append(self.results.report(self.title, self.study.page, steps))
-        of_files = {name: step for step in steps for name in (step.record, *step.outputs)}
-        for step in steps:
-            if any(of_files[name] is not step for name in (step.record, *step.outputs)):
-                what = f"two steps are called {step.name!r}, or write the same files"
-                raise UserError(f"{self.study.source.path}: {what}; give one another name")
+        files = Counter(name for step in steps for name in (record_name(step.name), *step.outputs))
+        if twice := next((each.name for each in steps if files[record_name(each.name)] > 1), None):
+            raise UserError(f"{self.study.source.path}: two steps are called {twice!r}; give one another name")
+        if twice := next((name for name in files if files[name] > 1), None):
+            raise UserError(f"{self.study.source.path}: two steps write {twice}; give one another name or file")
         bases = {name: self.ground.of(name) for name in self.models}
         return Plan(
             self.models, bases, tuple(self.notes), self.ground.problems, tuple(steps), tuple(made.asked),

@@ -20,10 +20,9 @@ def ones(word: Any) -> Any:
 
 @cache
 def compiled() -> Callable[..., tuple[int, int]]:
-    """`near(a, first, b, start, most_first, most, found)`, which runs without the GIL; compiled in each process.
+    """`near(a, first, b, start, most, found)`, which runs without the GIL; compiled in each process.
 
-    It looks for pairs that differ in at most `most` bits and in `most_first` of the first word, or so from the other's
-    negative. a: uint64 [n, W]; b: uint64 [m, W], first: its first words; start: the row of a to begin with; found:
+    It looks for pairs that differ in at most most[1] bits and most[0] of the first word, or so from the other's negative. a: uint64 [n, W]; b: uint64 [m, W], first: its first words; start: the row of a to begin with; found:
     int64 [room, 3], room at least m, is filled with rows of a and of b and the number of bits. Returns how many were
     found, and the row of a to begin with next: n at the end, less when there was no room left.
     """
@@ -32,10 +31,10 @@ def compiled() -> Callable[..., tuple[int, int]]:
     bits_of = njit(inline="always")(ones)
 
     @njit(
-        "UniTuple(int64, 2)(uint64[:, ::1], uint64[::1], uint64[:, ::1], int64, int64, int64, int64[:, ::1])",
+        "UniTuple(int64, 2)(uint64[:, ::1], uint64[::1], uint64[:, ::1], int64, UniTuple(int64, 2), int64[:, ::1])",
         nogil=True,
     )
-    def near(a, first, b, start, most_first, most, found):
+    def near(a, first, b, start, most, found):
         words, number = a.shape[1], 0
         for i in range(start, len(a)):
             if number + len(b) > len(found):
@@ -43,11 +42,11 @@ def compiled() -> Callable[..., tuple[int, int]]:
             own = a[i, 0]
             for j in range(len(b)):
                 bits = bits_of(own ^ first[j])
-                if most_first < bits and bits < 64 - most_first:
+                if most[0] < bits and bits < 64 - most[0]:
                     continue
                 for word in range(1, words):
                     bits += bits_of(a[i, word] ^ b[j, word])
-                if bits <= most or bits >= 64 * words - most:
+                if bits <= most[1] or bits >= 64 * words - most[1]:
                     found[number, 0], found[number, 1], found[number, 2] = i, j, bits
                     number += 1
         return number, len(a)

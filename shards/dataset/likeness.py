@@ -148,7 +148,7 @@ def _near(words: np.ndarray, rows: np.ndarray, b: Signatures) -> pd.DataFrame:
     kept, start, near = _EMPTY.drop(columns="inner_a"), 0, compiled()
     first, room = np.ascontiguousarray(b.words[:, 0]), np.empty((len(b.rows) + _PENDING, 3), dtype=np.int64)
     while start < len(words):
-        number, start = near(words, first, b.words, start, HASH, WHOLE, room)
+        number, start = near(words, first, b.words, start, (HASH, WHOLE), room)
         place, other, distance = room[:number].T
         negative = distance > BITS // 2
         distance = np.where(negative, BITS - distance, distance)

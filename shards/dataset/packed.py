@@ -236,7 +236,8 @@ class PackedDataset(Dataset):
         name = name or names[0]
         if name not in names:
             known = choices(name, names, "attached are")
-            raise UserError(f"{self.root}: no labels {name!r}; {known} (cxrdali label attaches others)")
+            fix = "are of several packs; give --data of each" if "=" in name else "cxrdali label attaches others"
+            raise UserError(f"{self.root}: no labels {name!r}; {known} ({fix})")
         sha256 = self.info["labels"][name]
         table = Table(self.file(labels_name(name), sha256), sha256, self.info["counts"]["planned"])
         columns, rows, at = table.names(), self.info["counts"]["planned"], 0

@@ -108,6 +108,7 @@ def test_a_report_of_both_packs(work):
         (("train", *SMALL, *BOTH, "--same-patients", "mimic,M", "--out", "x"), 1, "same-patients 'M': no such pack"),
         (("train", *SMALL, *BOTH, "--labels", "N=nope", "--out", "x"), 1, "no labels 'nope'"),
         (("train", *SMALL, "--data", "mimic", "--data", "N=gone", "--out", "x"), 1, "gone: no packed dataset"),
+        (("retrain-head", "--run", "both", "--data", "nih", "--out", "x"), 1, "(are of several packs; give"),
         (("predict", "--run", "both", *BOTH, "--data", "N2=nih", "--out", "x.csv"), 1, "nih: is given twice"),
     ],
 )

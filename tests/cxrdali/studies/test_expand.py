@@ -170,8 +170,11 @@ def test_two_steps_with_one_record_are_refused(plan):
     )
     both = text + "[[comparisons]]\nname = 'x'\ntables = ['a', 'b']\n"
     assert "compare x-test" in {step.name for step in plan(text).steps}
-    with pytest.raises(UserError, match="two steps are called 'compare x-test', or write the same files"):
+    with pytest.raises(UserError, match="two steps are called 'compare x-test'; give one another"):
         plan(both)
+    weighed = "[[ensembles]]\nname = 'e'\nmembers = ['a', 'b']\nweights = 'map'\nfile = 'table.json'\n"
+    with pytest.raises(UserError, match="two steps write table.json; give one another name or file"):
+        plan(text + weighed)
 
 
 def test_lines_are_those_of_whole_statements(tmp_path):
