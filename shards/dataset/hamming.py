@@ -22,7 +22,8 @@ def ones(word: Any) -> Any:
 def compiled() -> Callable[..., tuple[int, int]]:
     """`near(a, first, b, start, most, found)`, which runs without the GIL; compiled in each process.
 
-    It looks for pairs that differ in at most most[1] bits and most[0] of the first word, or so from the other's negative. a: uint64 [n, W]; b: uint64 [m, W], first: its first words; start: the row of a to begin with; found:
+    It looks for pairs that differ in at most most[1] bits and most[0] of the first word, or so from the other's
+    negative. a: uint64 [n, W]; b: uint64 [m, W], first: its first words; start: the row of a to begin with; found:
     int64 [room, 3], room at least m, is filled with rows of a and of b and the number of bits. Returns how many were
     found, and the row of a to begin with next: n at the end, less when there was no room left.
     """
@@ -35,18 +36,18 @@ def compiled() -> Callable[..., tuple[int, int]]:
         nogil=True,
     )
     def near(a, first, b, start, most, found):
-        words, number = a.shape[1], 0
+        (of_first, of_all), words, number = most, a.shape[1], 0
         for i in range(start, len(a)):
             if number + len(b) > len(found):
                 return number, i
             own = a[i, 0]
             for j in range(len(b)):
                 bits = bits_of(own ^ first[j])
-                if most[0] < bits and bits < 64 - most[0]:
+                if of_first < bits and bits < 64 - of_first:
                     continue
                 for word in range(1, words):
                     bits += bits_of(a[i, word] ^ b[j, word])
-                if bits <= most[1] or bits >= 64 * words - most[1]:
+                if bits <= of_all or bits >= 64 * words - of_all:
                     found[number, 0], found[number, 1], found[number, 2] = i, j, bits
                     number += 1
         return number, len(a)

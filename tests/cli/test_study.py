@@ -29,14 +29,7 @@ CASES = [
     (RUN + "grid.lr = [1e-3, 1e-2]\n[runs.b]\nlike = 'net'\nstarts_from = 'net'\n", "9: b: starts_from 'net' stands"),
     (RUN + "[[ensembles]]\nname = 'both'\nmembers = ['net', 'nex']\n", "line 8: no table 'nex' before this"),
     (RUN + "[[ensembles]]\nname = 'e'\nmembers = ['e', 'net']\n", "line 8: e is made here or later; name tables"),
-<<<<<<< HEAD
-    (
-        RUN + "[[ensembles]]\nname = 'd'\nmembers = 'e'\n[[ensembles]]\nname = 'e'\nmembers = 'net'\n",
-        "line 8: e is made",
-    ),
-=======
     (RUN + "[[ensembles]]\nname = 'd'\nmembers = 'e'\n[[ensembles]]\nname = 'e'\nmembers = 'net'\n", "8: e is made"),
->>>>>>> attack
     (RUN + "[[comparisons]]\nname = 'x'\nruns = ['net', 'nex']\n", "line 8: no run 'nex'; did you mean net?"),
     (RUN + "[[comparisons]]\nname = 'x'\n", "line 6: a comparison is of runs, of tables, or of chain and against"),
     (RUN + "[groups.g]\nof = 'h'\n", "line 7: no group 'h'"),
