@@ -56,7 +56,7 @@ def test_a_prediction_of_each_packs_runs_names_all_of_them(tmp_path):
 @pytest.mark.parametrize(
     ("packs", "more", "message"),
     [
-        (["A"], "", "line 9: is of several packs; give --data NAME=PACK for each of them"),
+        (["A"], "", "line 9: this is of several packs; give --data NAME=PACK for each of them"),
         (["A", "b c"], "", "line 9: pack 'b c' names runs and files here; give it as NAME=PACK"),
         (["A", "each"], "", "a pack is called 'each'"),
         (["A", "B"], "[runs.only-A]\n", "two runs are called only-A; rename one of them"),

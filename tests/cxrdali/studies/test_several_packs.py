@@ -9,6 +9,7 @@ from cxrdali.runs.steps import Book
 from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.plan import make_plan
 from cxrdali.studies.reader import read_study
+from cxrdali.studies.shipped import write_record
 from cxrdali.studies.work import Part, work
 from shards.storage.sealed import read_json
 
@@ -54,6 +55,7 @@ def test_runs_of_one_and_of_both_packs_are_judged_on_each(dataset, nih, tmp_path
         return make_plan(root, packs, study, {}, StudyOptions(draws=0))
 
     steps = plan().steps
+    write_record(root, plan().record)  # as the command does, before the steps
     found = work(Book(root), steps, steps, Part())
     assert (found.failed, found.blocked, found.done) == ({}, [], len(steps))
     assert [each["name"] for each in read_config(root / "runs" / "both")["dataset"]["packs"]] == ["mimic", "nih"]
