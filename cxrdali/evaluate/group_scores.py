@@ -222,7 +222,8 @@ def adjust(parts: Sequence[dict]) -> dict[str, int]:
 
 
 def worst(parts: Sequence[dict], findings: Sequence[str]) -> dict[str, list[dict]]:
-    """By mean, and by finding and score, the group that is furthest behind its rest, of all dimensions."""
+    """By mean, and by finding and score, the group that is furthest behind its rest, of all dimensions; none
+    where no group is behind."""
     rows = [(part["by"], row) for part in parts for row in part["groups"]]
     means = [
         {"metric": measure, **found}
@@ -241,8 +242,9 @@ def worst(parts: Sequence[dict], findings: Sequence[str]) -> dict[str, list[dict
 
 
 def _worst(rows: Sequence[tuple[str, str, float | None, dict]], more: bool) -> dict | None:
-    known = [row for row in rows if row[3]["difference"] is not None]
-    if not known:
+    sign = 1 if more else -1
+    behind = [row for row in rows if row[3]["difference"] is not None and sign * row[3]["difference"] < 0]
+    if not behind:
         return None
-    by, group, value, gap = min(known, key=lambda row: row[3]["difference"] * (1 if more else -1))
+    by, group, value, gap = min(behind, key=lambda row: sign * row[3]["difference"])
     return {"by": by, "group": group, "value": value, **gap}

@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cli.options.group_scores import print_groups
 from cxrdali.evaluate.by_group import groups_by, write
-from cxrdali.evaluate.group_scores import MEASURES
+from cxrdali.evaluate.group_scores import MEASURES, worst
 from cxrdali.evaluate.groups import dimensions
 from cxrdali.evaluate.options import ByOptions
 from cxrdali.metrics.bootstrap import Images
@@ -200,6 +200,14 @@ def test_best_less_worst_pays_for_the_choice(block_and_images):
             assert gap["p"] <= 1
     crossed = next(gap for gap in block["dimensions"][2]["gaps"] if gap["metric"] == "macro_AUROC")
     assert crossed["p"] > 0.05  # there is no difference, though the worst was looked for
+
+
+def test_a_group_that_is_ahead_is_not_called_behind():
+    """One group of a size that can be compared, better than its rest but for ECE, where less is better."""
+    gap = {"difference": 0.25, "low": 0.0, "high": 0.5, "p": 0.1, "p_holm": 0.2}
+    row = {"group": "F", "findings": [], **dict.fromkeys(MEASURES, 0.5), "gaps": dict.fromkeys(MEASURES, gap)}
+    behind = worst([{"by": "sex", "groups": [row]}], [])["means"]
+    assert [each["metric"] for each in behind] == [name for name, (_, more) in MEASURES.items() if not more] != []
 
 
 def test_a_planted_failure_is_the_worst_group():
