@@ -218,8 +218,8 @@ def _match_findings(
         where = "these weights" if differing[0] in stored else "the dataset's labels"
         raise UserError(
             f"{path}: finding {differing[0]!r} (and {len(differing) - 1} more) is only in {where}; "
-            "train on the same --labels (of several packs: --data in the same order, as the first one spells a finding), "
-            "or start from other weights"
+            "train on the same --labels (several packs: in the same order, since the first spells a finding), or start "
+            "from other weights"
         )
     places = torch.tensor([stored.index(name) for name in wanted])
     for key in model.finding_keys:
