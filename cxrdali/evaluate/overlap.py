@@ -167,7 +167,7 @@ def _compared(pictures: tuple[Pictures, Pictures], known: set, group: pd.DataFra
             continue
         other = pictures[1][int(each.row_b)]
         found = agreement(image, other, bool(each.negative), (bool(each.inner_a), bool(each.inner_b)))
-        if is_same(found, min(len(image), len(other))):
+        if is_same(found, min(len(image), len(other)), each.distance):
             pair = {"row_a": each.row_a, "row_b": each.row_b, "kind": NEAR}
             pairs.append({**pair, "distance": float(each.distance), "correlation": round(found, 4)})
         elif (failed := failed + 1) == TRIES:
