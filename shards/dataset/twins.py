@@ -19,7 +19,7 @@ SHARE = 0.25  # of the windows, which may agree less
 FEW, LESS = 0.05, 0.2  # of the windows, which may agree less by another such correlation
 SAME, SAME_SMALL = 0.90, 0.93  # correlation from which it is one image; of pictures below SMALL pixels
 SMALL = 96
-# less is enough where signatures differ in so few bits: the nearest candidates among 322 real films differ in 63 of 256,
+# less is enough where signatures differ in few bits: the nearest candidates among 322 real films differ in 63 of 256,
 # among 10,000 synthetic pictures in 13
 ALIKE, SAME_ALIKE = 8, 0.80
 WELL = 0.98  # correlation that no moving would raise much
