@@ -12,6 +12,10 @@ import pytest  # noqa: E402
 from tests.releases import write_nih, write_release  # noqa: E402
 from tests.s3 import address, own_address, packed_bucket, s3, s3_server  # noqa: E402, F401
 
+# a runner in the background of a script ignores SIGINT, and so would every command that tests start and interrupt
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(scope="session")
 def release_folder(tmp_path_factory):
