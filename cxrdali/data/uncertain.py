@@ -7,17 +7,16 @@ runs, rules and results keep and compare is the text, in which `canonical` gives
 """
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
 from shards.errors import UserError
+from shards.storage.toml_file import read_toml
 from shards.words import choices
 
 UNCERTAIN = ("negative", "positive", "ignore", "ignore-all")
-MOST_BYTES = 1_000_000  # of a TOML file
 
 
 def canonical(given: str) -> str:
@@ -56,14 +55,12 @@ def _parsed(text: str) -> tuple[str, dict[str, str]]:
 
 def _from_toml(path: Path) -> tuple[str, Mapping[str, Any]]:
     try:
-        if path.exists() and not (path.is_file() and path.stat().st_size <= MOST_BYTES):  # a pipe never ends
-            raise ValueError(f"no plain file of at most {MOST_BYTES:,} bytes")
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        _, table = read_toml(path)
         findings = table.pop("findings", {})
         default = table.pop("default", UNCERTAIN[0])
         if table or not isinstance(findings, dict):
             raise ValueError(f"{next(iter(table), 'findings')!r} is no part of one")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
             f'uncertain {str(path)!r}: no policy ({reason}); write default = "negative" and, below [findings], '

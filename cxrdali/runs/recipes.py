@@ -15,7 +15,6 @@ groups may be left out.)
 """
 
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from cxrdali.runs.names import flatten
 from cxrdali.runs.settings import TrainSettings, names, settings_of
 from cxrdali.setting import read_value
 from shards.errors import UserError
+from shards.storage.toml_file import read_toml
 from shards.words import choices
 
 PAPER, LOSS_DESIGN, DEMO, LOSS_DESIGN_DEMO = (
@@ -36,7 +36,6 @@ PAPER, LOSS_DESIGN, DEMO, LOSS_DESIGN_DEMO = (
 )
 EVERY = "every"
 TAKEN = ("ensemble", REPLACED)  # as are names ending in -views: what is written beside the models of `cxrdali paper`
-MOST_BYTES = 1_000_000  # of a file of recipes; the longest that comes with the package has 3 KB
 WORDS = ("about", "starts_from")  # beside settings: init is the run of the recipe that it starts from
 
 
@@ -143,10 +142,8 @@ def _bounded(where: object) -> Iterator[None]:
 
 
 def _read(path: Path) -> dict[str, Recipe]:
-    if path.exists() and not (path.is_file() and path.stat().st_size <= MOST_BYTES):  # a pipe or /dev/zero never ends
-        raise UserError(f"{path}: no recipes (no plain file of at most {MOST_BYTES:,} bytes); give a TOML file")
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        _, tables = read_toml(path)
     except (OSError, ValueError) as error:  # of bytes, of TOML, of a number with thousands of digits
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{path}: no recipes ({reason}); `cxrdali recipes model0` prints one to begin with") from error

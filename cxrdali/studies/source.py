@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cxrdali.runs.recipes import MOST_BYTES
 from shards.errors import UserError
+from shards.storage.toml_file import read_toml
 
 Path_ = tuple[str | int, ...]  # keys from the top to a value; of a table in [[ ]] its number, from 0
 
@@ -24,13 +24,9 @@ class Source:
     @classmethod
     def read(cls, path: Path) -> tuple["Source", dict[str, Any]]:
         """And its tables. Raises UserError for a file that is not there, too large, or no TOML."""
-        if path.exists() and not (path.is_file() and path.stat().st_size <= MOST_BYTES):  # /dev/zero never ends
-            raise UserError(f"{path}: no study (no plain file of at most {MOST_BYTES:,} bytes); give a TOML file")
         try:
-            text = path.read_text(encoding="utf-8-sig")
-            return cls(path, text), tomllib.loads(text)
-        except RecursionError:
-            raise UserError(f"{path}: tables or lists in one another beyond all measure; make it flat") from None
+            text, tables = read_toml(path)
+            return cls(path, text), tables
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(f"{path}: no study ({reason}); docs/studies.md has one of six lines") from error

@@ -11,18 +11,17 @@ A map is a TOML file whose lines change the shipped synonyms (synonyms.toml), fo
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from shards.errors import UserError
+from shards.storage.toml_file import read_toml
 from shards.words import choices
 
 SHIPPED = Path(__file__).with_name("synonyms.toml")
 NO_FINDING = "No Finding"
-MOST_BYTES = 1_000_000  # of a map
 Names = dict[str, str]
 
 
@@ -48,10 +47,8 @@ class FindingsMap:
         try:
             if not given.endswith(".toml"):
                 table = json.loads(given)
-            elif path.exists() and not (path.is_file() and path.stat().st_size <= MOST_BYTES):  # a pipe never ends
-                raise ValueError(f"no plain file of at most {MOST_BYTES:,} bytes")
             else:
-                table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+                _, table = read_toml(path)
             if not isinstance(table, dict):
                 raise ValueError("no table")
             packs = table.pop("packs", {})
@@ -214,5 +211,5 @@ def _key(name: str) -> str:
 @cache
 def _shipped() -> Names:
     """Common names by the keys of all names."""
-    table = tomllib.loads(SHIPPED.read_text(encoding="utf-8"))
+    _, table = read_toml(SHIPPED)
     return {_key(name): each["name"] for each in table["findings"] for name in (each["name"], *each["also"])}

@@ -1,6 +1,5 @@
 """Synthetic hospitals: who comes, how often what is found, how the machines show it, and what the tables call it."""
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -11,6 +10,7 @@ import numpy as np
 from cattrs.preconf.json import make_converter
 
 from shards.errors import UserError
+from shards.storage.toml_file import read_toml
 from shards.synthetic import facts
 from shards.synthetic.scanner import Scanner
 from shards.words import choices
@@ -104,11 +104,11 @@ def open_hospital(name: str) -> Hospital:
 
     Raises UserError if there is neither, or naming what is wrong in the file.
     """
-    presets = tomllib.loads(files(__package__).joinpath("hospitals.toml").read_text("utf-8"))
+    _, presets = read_toml(Path(str(files(__package__).joinpath("hospitals.toml"))))
     try:
         if not name.lower().endswith(".toml"):
             _check(name, presets, "hospital")
-        table = presets[name] if name in presets else tomllib.loads(Path(name).read_text("utf-8-sig"))
+        table = presets[name] if name in presets else read_toml(Path(name))[1]
         return structured(table, Hospital)
     except OSError as error:
         raise UserError(f"{name}: cannot be read ({error.strerror}); give a TOML as in docs/synthetic.md") from error
