@@ -2,7 +2,6 @@
 
 import functools
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -78,14 +77,11 @@ def _start(chosen: dict[str, str]) -> subprocess.Popen:
 
 def _wait(workers: list[subprocess.Popen]) -> None:
     """Until all have ended; a signal to this process goes to all of them."""
-    from cxrdali.runtime.launcher import ASKING
+    from cxrdali.runtime.launcher import ASKING, ended, noted
 
-    asked: list[int] = []
-    kept = [each for each in ASKING if signal.getsignal(each) != signal.SIG_IGN]  # nohup's is to stay ignored
-    before = {each: signal.signal(each, lambda number, _: asked.append(number)) for each in kept}
     shown = [threading.Thread(target=_show, args=(each, place)) for place, each in enumerate(workers, 1)]
     passed_on = 0
-    try:
+    with noted(ASKING) as asked, ended(workers):
         for each in shown:
             each.start()
         while any(each.poll() is None for each in workers):
@@ -94,11 +90,6 @@ def _wait(workers: list[subprocess.Popen]) -> None:
                 for each in workers:
                     each.send_signal(number)
             passed_on = len(asked)
-    finally:
-        for each in workers:
-            each.kill()  # no effect on one that has ended
-        for number, handler in before.items():
-            signal.signal(number, handler)
     for each in shown:
         each.join()
     if asked:

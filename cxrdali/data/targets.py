@@ -74,6 +74,13 @@ def _pieces(values: np.ndarray | Targets, rows: np.ndarray) -> Iterator[np.ndarr
     return (values[rows[at : at + PIECE]] for at in range(0, len(rows), PIECE))
 
 
+def ranked(values: np.ndarray, labels: Labels, rows: np.ndarray) -> np.ndarray:
+    """Scores, float [n, F], as LRAP is to see them: what a pack does not know of an image is in no ranking of its
+    findings, since no score is as low as it gets here. rows: int64 [n]."""
+    unknown = labels.values[rows] == Labels.UNKNOWN
+    return np.where(unknown, -np.inf, values) if unknown.any() else values
+
+
 def check_labelled(labels: Labels, rows: np.ndarray, what: str) -> None:
     """Raises UserError if no finding has a value in `rows`: such a split was released without labels."""
     # one finding that is never mentioned is a fact of the release; all of them are a table without labels

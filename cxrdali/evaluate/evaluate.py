@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from cxrdali import predictions as tables
 from cxrdali.data.splits import group_codes, group_ids, released_rows, subject_is
-from cxrdali.data.targets import Targets, check_labelled, counts, targets
+from cxrdali.data.targets import Targets, check_labelled, counts, ranked, targets
 from cxrdali.evaluate.by_group import groups_by
 from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.fitted import THRESHOLDS, here, sketch
@@ -107,8 +107,7 @@ def evaluate(
     allow, on_these = options.allow_other_run, _fitted(path, table, thresholds, options.allow_same_images)
     called = thresholds and thresholds.decide(path, tables.as_logits(table, path), allow)[:, places]
     probabilities = tables.sigmoid(values) if kind == Kind.LOGIT else None if kind == Kind.RANK else values
-    if (unknown := labels.values[rows] == Labels.UNKNOWN).any():
-        values = np.where(unknown, -np.inf, values)  # so LRAP leaves an image's unknown findings out of its ranking
+    values = ranked(values, labels, rows)
     study = group_codes(dataset, "study")[rows]
     patient = np.unique(group_ids(dataset, "subject")[rows], return_inverse=True)[1]  # whatever the order of packing
     images = Images(truth[rows], values, patient, probabilities, called)

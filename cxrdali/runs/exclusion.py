@@ -78,7 +78,7 @@ def left_out(paths: Sequence[str], dataset: Dataset, train: np.ndarray, val: np.
     for part in dataset.parts:
         if (own := part.own(train)).size and out[part.start + own].all():
             raise UserError(
-                f"{part.dataset.root}: every training image stands in {', '.join(map(str, paths))}; leave the pack "
+                f"{part.dataset.root}: every training image is in {', '.join(map(str, paths))}; leave the pack "
                 "out, or give another --exclude"
             )
     rows = np.flatnonzero(out)

@@ -12,7 +12,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -40,20 +41,15 @@ def launch(command: Sequence[str], processes: int) -> None:
         UserError: a signal ended one of them.
         SystemExit: one failed, having said why, or this process was asked to stop (128 + the signal).
     """
-    asked: list[int] = []
-    kept = [each for each in _PASSED_ON if signal.getsignal(each) != signal.SIG_IGN]  # nohup's is to stay ignored
-    before = {each: signal.signal(each, lambda number, _: asked.append(number)) for each in kept}
     workers: list[subprocess.Popen] = []
-    try:
-        with tempfile.TemporaryDirectory(prefix="cxrdali-gpus-") as folder:  # which only this user can open
-            for rank in range(processes):
-                workers.append(_start(command, rank, processes, Path(folder) / "meeting"))
-            failed = _watch(workers, asked)
-    finally:
-        for each in workers:
-            each.kill()  # no effect on one that has ended
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with (
+        noted(_PASSED_ON) as asked,
+        ended(workers),
+        tempfile.TemporaryDirectory(prefix="cxrdali-gpus-") as folder,  # which only this user can open
+    ):
+        for rank in range(processes):
+            workers.append(_start(command, rank, processes, Path(folder) / "meeting"))
+        failed = _watch(workers, asked)
     if failed is None:
         if asked:
             sys.exit(128 + asked[0])
@@ -66,6 +62,29 @@ def launch(command: Sequence[str], processes: int) -> None:
         f"rank {failed} (process {workers[failed].pid}) was ended by {signal.Signals(-code).name}"
         f"{f' ({cause})' if cause else ''}, and the others with it; the same command continues"
     )
+
+
+@contextmanager
+def noted(numbers: Sequence[int]) -> Iterator[list[int]]:
+    """Inside, these signals are only noted, in the list and in their order."""
+    asked: list[int] = []
+    kept = [each for each in numbers if signal.getsignal(each) != signal.SIG_IGN]  # nohup's is to stay ignored
+    before = {each: signal.signal(each, lambda number, _: asked.append(number)) for each in kept}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def ended(workers: Sequence[subprocess.Popen]) -> Iterator[None]:
+    """None of the workers, which may be started inside, lives on after it."""
+    try:
+        yield
+    finally:
+        for each in workers:
+            each.kill()  # no effect on one that has ended
 
 
 def _start(command: Sequence[str], rank: int, processes: int, meeting: Path) -> subprocess.Popen:

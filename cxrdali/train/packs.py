@@ -2,24 +2,18 @@
 
 import numpy as np
 
+from cxrdali.data.targets import ranked
 from cxrdali.metrics.ranking import Scores, macro, score
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.setting import spelled
 from cxrdali.train.selection import TrainingData
-from shards.dataset.labels import Labels
 from shards.errors import UserError
 from shards.words import choices
 
 
 def pooled(data: TrainingData, values: np.ndarray) -> Scores:
-    """Of all validation images. values: float [n, F], their logits.
-
-    What a pack does not know stands in no ranking of an image's findings: no score is as low as it gets here.
-    """
-    truth, rows = data.targets[data.val_rows], data.val_rows
-    if data.labels.packs:
-        values = np.where(data.labels.values[rows] == Labels.UNKNOWN, -np.inf, values)
-    return score(data.findings, truth, values)
+    """Of all validation images. values: float [n, F], their logits."""
+    return score(data.findings, data.targets[data.val_rows], ranked(values, data.labels, data.val_rows))
 
 
 def by_pack(data: TrainingData, values: np.ndarray) -> dict[str, Scores]:
