@@ -30,6 +30,7 @@ from shards.dataset.packed import PackedDataset
 TARGETS = (
     *(results.Target(f"{kind}, mild", (f"{kind}, flips and cutout",), 0.6) for kind in ("JPEG", "raw")),
     results.Target("affine, in memory", ("albumentations' Affine, in memory",), 2),
+    results.Target("crop and affine, in memory", ("albumentations' RandomResizedCrop and Affine, in memory",), 2),
 )
 
 
@@ -69,19 +70,28 @@ def loaders(options: AugmentRun, folder: Path) -> dict[str, Loader]:
 
 def in_memory(images: np.ndarray) -> dict[str, Callable[[], int]]:
     """Each augmentation with its own strengths, done to each of the images uint8 [n, S, S, 1]."""
-    room = np.empty_like(images)
-    every = {name: read(f"{name}(p=1)") for name in AUGMENTATIONS if name not in ("flips", "cutout")}
-    baselines = {f"{name}, in memory": partial(_ours, (each,), images, room) for name, each in every.items()}
+    room, size = np.empty_like(images), images.shape[1]
+    every = {name: (read(f"{name}(p=1)"),) for name in AUGMENTATIONS if name not in ("flips", "cutout")}
+    every["crop and affine"] = every["crop"] + every["affine"]
+    baselines = {f"{name}, in memory": partial(_ours, each, images, room) for name, each in every.items()}
     try:
         import albumentations
     except ImportError:  # of the extra "bench"
         return baselines
     same = Affine()
-    theirs = albumentations.Affine(
+    affine = albumentations.Affine(
         scale=(1 - same.scale, 1 + same.scale), translate_percent=(-same.shift, same.shift),
         rotate=(-same.degrees, same.degrees), interpolation=cv2.INTER_LINEAR, border_mode=cv2.BORDER_CONSTANT, p=1.0,
     )  # fmt: skip
-    return {**baselines, "albumentations' Affine, in memory": lambda: sum(len(theirs(image=one)) for one in images)}
+    crop = albumentations.RandomResizedCrop((size, size), scale=(0.85, 1.0), ratio=(1.0, 1.0), p=1.0)
+    theirs = {"Affine": affine, "RandomResizedCrop and Affine": lambda image: affine(**crop(image=image))}
+    for name, work in theirs.items():
+        baselines[f"albumentations' {name}, in memory"] = partial(_theirs, work, images)
+    return baselines
+
+
+def _theirs(work: Callable, images: np.ndarray) -> int:
+    return sum(len(work(image=image)) for image in images)
 
 
 def _ours(augment: tuple, images: np.ndarray, room: np.ndarray) -> int:
