@@ -24,18 +24,19 @@ def pooled_table(roots: Sequence[Path]) -> dict:
     """
     names = [root.resolve().name for root in roots]
     if len(set(names)) < len(names):
-        raise UserError(
-            f"folders {', '.join(map(str, roots))}: each names a repeat; rename those that are called alike"
-        )
+        raise UserError(f"folders {', '.join(map(str, roots))}: each is a repeat; rename those that are called alike")
     found = {name: found_in(root) for name, root in zip(names, roots, strict=True)}
     first = next(iter(found.values()))[0]
+    cells = {name: {(run["name"], run["cell"]) for run in table["runs"]} for name, (table, _) in found.items()}
     for name, (table, _) in found.items():
-        cells = [{(run["name"], run["cell"]) for run in each["runs"]} for each in (first, table)]
-        if table["title"] != first["title"] or cells[0] != cells[1]:
+        if table["title"] != first["title"] or cells[name] != cells[names[0]]:
             raise UserError(f"{name}: holds another study than {names[0]}, or other runs; pool folders of one file")
+    # of a run that is trained once in a folder the folder says which: so ensembles, which have no seed, pair with it
+    seeds = any(len({run["repeat"] for run in first["runs"] if run["cell"] == cell}) > 1 for _, cell in cells[names[0]])
     entries = [
-        replace(each, repeat=f"{name} {each.repeat}".rstrip()) for name, (_, own) in found.items() for each in own
-    ]
+        replace(each, repeat=f"{name} {each.repeat}".rstrip() if seeds else name)
+        for name, (_, own) in found.items() for each in own
+    ]  # fmt: skip
     baselines = list(dict.fromkeys(row["against"] for row in first["differences"]))
     named = {name: table for name, (table, _) in found.items()}
     return {

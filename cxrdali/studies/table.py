@@ -6,8 +6,8 @@ best epoch. A cell's runs differ in seed or fold alone. What is missing stands t
     title, synthetic, level, seconds (by step; None: not done), claims, notes
     runs            name, cell, repeat ("seed 0 fold 1"), state ("done", or why not)
     scores          run (a cell), split, metric, values by repeat, mean, sd, n, low, high
-    differences     run, against, split, metric, values by repeat, mean, sd, n, low, high, p, p_holm: paired by repeat, on
-                    the same images and findings; t intervals, and Holm's adjustment over those of a split and metric
+    differences     run, against, split, metric, values by repeat, mean, sd, n, low, high, p, p_holm: paired by repeat,
+                    on the same images and findings; t intervals; Holm's adjustment over those of a split and metric
     by_patient      comparison, run, against, metric, difference, low, high, p, p_holm: of samples of patients
     matrix          of `cxrdali.evaluate.matrix`, of studies that have one
     missing         name, split, why
