@@ -227,7 +227,8 @@ def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
         name, line = next(iter(done.failed.items()))
         others = f", and {counted(len(done.failed) - 1, 'other step')}" if len(done.failed) > 1 else ""
         waits = f"; {counted(len(done.blocked), 'step')} that need what failed were not done" if done.blocked else ""
-        raise UserError(f"{out}: {name} failed{others}: {_as_set(line)}{waits}")
+        shown = _show_what_there_is(out, plan, done.blocked)
+        raise UserError(f"{out}: {name} failed{others}: {_as_set(line)}{waits}{shown}")
     when = (
         "are done" if shared or done.done == len(steps) else "were done before" if not done.done
         else f"are done, {done.done} of them now"
@@ -235,6 +236,15 @@ def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
     took = f"{time.perf_counter() - started:,.0f} s"
     page = f"; open {out / 'report.html'} in a browser" if any(step.name == "report" for step in steps) else ""
     click.echo(f"\n{out}: all {len(steps)} steps {when}, {took}{page}")
+
+
+def _show_what_there_is(out: Path, plan, blocked: Sequence[str]) -> str:
+    """Make the page of what did not fail, not as the step that it is: that is done when all is there."""
+    last = plan.steps[-1]
+    if last.name not in blocked or plan.record.get("roles") or not plan.record:  # the papers' pages are of all models
+        return ""
+    last.do()
+    return f"; {out / 'report.html'} and table.md have what there is"
 
 
 def _as_set(text: str) -> str:
