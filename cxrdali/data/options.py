@@ -16,6 +16,7 @@ from shards.errors import UserError
 
 GROUPS = ("subject", "study")
 FOLD_RULES = ("ids", "catalog")
+VIEWS = ("all", "frontal", "lateral")  # other, or unknown, views are in "all" alone
 SPLITS = ("train", "val", "dev", "test", "all")  # train and val are a run's own fold of the released train
 TRAINED_ON = ("train", "all")  # splits that hold images which a run trained on
 LANES = 2
@@ -68,6 +69,13 @@ class FoldOptions:
         one_of(FOLD_RULES),
         before="catalog",
     )
+    view: str = setting(
+        "all",
+        "Which images train and validate: frontal or lateral ones alone, or all, with those of another or no known "
+        "view. Folds are the same for each.",
+        one_of(VIEWS),
+        before="all",
+    )
 
     def __post_init__(self):
         check(self)
@@ -83,6 +91,7 @@ class FoldOptions:
             "by the catalog's order" * (self.fold_rule == "catalog"),
             "stratified" * self.stratify,
             f"seed {self.fold_seed}" * (self.fold_seed > 0),
+            f"{self.view} images alone" * (self.view != "all"),
         )
         return "".join(f", {each}" for each in words if each)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cxrdali.data.options import SPLITS
+from cxrdali.data.options import SPLITS, VIEWS
 from cxrdali.models.options import TTAS
 from cxrdali.runtime.options import RuntimeSettings
 from cxrdali.setting import as_in, at_least, check, one_of, setting
@@ -22,6 +22,12 @@ class PredictOptions:
         "stage-training paper's); flips, all four flips (4); light, the image, its mirror image, rotated by 5 degrees "
         "both ways (4); medium, those, at 0.9 and 1.1 of its size, moved by 2.5 % to each side (10). Time: per pass.",
         one_of(TTAS),
+    )
+    view: str | None = setting(
+        None,
+        "Predict frontal or lateral images alone; all: also those of another or no known view.",
+        one_of(VIEWS),
+        otherwise="the run's own of train and val; all of other splits",
     )
     batch: int | None = setting(None, "Images at a time.", at_least(1), otherwise="the run's, or its micro-batch")
     device: str = as_in(RuntimeSettings, "device")

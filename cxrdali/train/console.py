@@ -8,7 +8,7 @@ import numpy as np
 from cxrdali.data.loader import nearest_stored
 from cxrdali.data.mix import words as mix_words
 from cxrdali.data.sampler import SampledRows
-from cxrdali.data.splits import fold_positives, subjects_on_both_sides
+from cxrdali.data.splits import fold_positives, released_rows, subjects_on_both_sides
 from cxrdali.data.targets import any_positive
 from cxrdali.metrics.longtail import GROUPS, groups, without_training
 from cxrdali.metrics.ranking import Scores, without_words
@@ -46,6 +46,7 @@ def describe(parts: Parts) -> None:
         f"(fold {settings.data.fold} of {settings.data.folds}, by {settings.data.group}{settings.data.how}); "
         f"{counted(both, 'subject')} on both sides"
     )
+    _describe_views(data, settings.data.view)
     _describe_packs(data)
     _describe_folds(settings, data)
     if ranks.world > 1:
@@ -93,6 +94,18 @@ def weight_words(name: str, values: np.ndarray, loss: Loss, data: TrainingData) 
     if name != "shift" and values[top].sum() > values[present].sum() / 2 and len(top) < present.sum() / 2:
         words += ", more than all other findings together"
     return words
+
+
+def _describe_views(data: TrainingData, view: str) -> None:
+    """What is left out by --view."""
+    if view == "all":
+        return
+    rows = released_rows(data.dataset, data.labels, "train")
+    found = data.dataset.of_rows(rows, "view")["view"].value_counts()
+    words = ", ".join(
+        f"{count:,} {'of another or no known view' if of == 'other' else of}" for of, count in found.items()
+    )
+    log.info(f"view {view}: of the training split's {counted(len(rows), 'image')} ({words}) the {view} ones alone")
 
 
 def _describe_packs(data: TrainingData) -> None:
