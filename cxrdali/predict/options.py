@@ -23,12 +23,6 @@ class PredictOptions:
         "both ways (4); medium, those, at 0.9 and 1.1 of its size, moved by 2.5 % to each side (10). Time: per pass.",
         one_of(TTAS),
     )
-    view: str | None = setting(
-        None,
-        "Predict frontal or lateral images alone; all: also those of another or no known view.",
-        one_of(VIEWS),
-        otherwise="the run's own of train and val; all of other splits",
-    )
     batch: int | None = setting(None, "Images at a time.", at_least(1), otherwise="the run's, or its micro-batch")
     device: str = as_in(RuntimeSettings, "device")
     precision: str = as_in(RuntimeSettings, "precision")
@@ -42,6 +36,12 @@ class PredictOptions:
         "Weights in place of the run's best: an average, its last.pt, or a checkpoint of the same network.",
         otherwise="its best epoch",
         metavar="FILE",
+    )
+    view: str | None = setting(
+        None,
+        "Predict frontal or lateral images alone; all: also those of another or no known view.",
+        one_of(VIEWS),
+        otherwise="the run's own of train and val; all of other splits",
     )
 
     def __post_init__(self):
