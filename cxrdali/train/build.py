@@ -186,12 +186,12 @@ def schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_pe
     """
     how = settings.optimizer
     warmup = how.warmup_epochs * steps_per_epoch if how.epochs > how.warmup_epochs else 0
-    made = (_ByEpoch if how.schedule == "epoch" else CosineLRScheduler)(
+    made = (_ByEpoch if how.lr_schedule == "epoch" else CosineLRScheduler)(
         optimizer,
         t_initial=how.epochs * steps_per_epoch - warmup,
         warmup_t=warmup,
         warmup_lr_init=how.lr / (warmup + 1),
-        lr_min=how.lr if how.schedule == "constant" else how.min_lr,
+        lr_min=how.lr if how.lr_schedule == "constant" else how.min_lr,
         warmup_prefix=True,
         t_in_epochs=False,
     )

@@ -277,7 +277,7 @@ def test_validation_s_loss_is_exact_in_float64():
         ("cb-focal", {"cb_terms": "negatives"}, "cb-terms 'negatives': choose one of all, positives"),
         ("bce", {"head": "cosine"}, "head cosine: .* loss bce has no scale for it; give --loss ldam or ldam-drw"),
         ("bce", {"dropout": 1.0}, "dropout 1.0: 0 or more, below 1"),
-        ("bce", {"schedule": "month"}, "schedule 'month': choose one of step, epoch, constant"),
+        ("bce", {"lr_schedule": "month"}, "lr-schedule 'month': choose one of step, epoch, constant"),
         ("cb-focal", {"cb_beta": 1.0}, "cb-beta 1.0: 0 or more, below 1, or auto"),
         ("cb-focal", {"cb_beta": "all"}, "cb-beta 'all': 0 or more, below 1, or auto"),
         ("drw", {"cb_cap": 0.5}, "cb-cap 0.5: 1 or more, or 0 for none"),
