@@ -14,6 +14,7 @@ from cxrdali.data import gpu
 from cxrdali.data.augment import options_of
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
+from cxrdali.data.pairs import Pairs
 from cxrdali.models import identity
 from cxrdali.models.classifier import Classifier, create
 from cxrdali.models.loss_module import LossModule
@@ -77,6 +78,12 @@ class Parts:
         """Images of a batch that this rank trains on."""
         return self.settings.optimizer.batch // self.ranks.world
 
+    @property
+    def pairs(self) -> Pairs:
+        """What is done to neighbours of a batch, and their targets."""
+        data = self.settings.data
+        return Pairs(data.mixup, data.cutmix, sampling_seed(self.settings.seed, self.settings.stage))
+
     def targets(self, rows: torch.Tensor) -> torch.Tensor:
         """Of catalog rows, int64 [n] on the CPU, as the training loss sees them: float32 [n, F] on the device."""
         return gpu.sent(self.data.targets.in_training[rows.numpy()], torch.device(self.hardware.device))
@@ -112,6 +119,7 @@ def build(
     micro_batch, searched = microbatch.resolve(trial, before and before.micro_batch)
     settings = settings.changed(micro_batch=micro_batch)
     _check_norms(model, settings, micro_batch or shape.images)
+    _check_pairs(settings, shape.images, ranks.world)
     # not before the search: each rank tries sizes of its own, and fails at its own; one process has all images
     if settings.runtime.sync_bn and ranks.world > 1:
         _synchronise(model, hardware)
@@ -142,9 +150,10 @@ def is_cached(settings: TrainSettings, world: int = 1) -> bool:
 
     A trial of a few batches would wait for the features of all images, and every rank would compute them all.
     """
-    runtime, augment = settings.runtime, options_of(settings.data.flips, settings.data.cutout, settings.data.augment)
+    runtime, data = settings.runtime, settings.data
+    changes = data.mixup or data.cutmix or options_of(data.flips, data.cutout, data.augment) is not None
     whole = runtime.cache_features and not runtime.limit_batches and world == 1
-    return settings.model.frozen and whole and augment is None
+    return settings.model.frozen and whole and not changes
 
 
 def initial_weights(init: str | None) -> Path | None:
@@ -245,6 +254,18 @@ def _check_norms(model: Classifier, settings: TrainSettings, at_a_time: int) -> 
             f"normalisation {layer!r} would see 1 value of each channel; use a larger "
             + ("--micro-batch" if runtime.micro_batch else "--batch")
         )
+
+
+def _check_pairs(settings: TrainSettings, share: int, world: int) -> None:
+    """Raises UserError if a process's share of a batch is not made of whole pairs."""
+    for name in ("mixup", "cutmix"):
+        if getattr(settings.data, name) and share % 2:
+            each = f", {share} for each of {world} processes" if world > 1 else ""
+            batch = settings.optimizer.batch
+            raise UserError(
+                f"{name}: mixes pairs of neighbours, and a batch of {batch}{each} is not made of pairs; give a --batch "
+                f"that {2 * world} divides"
+            )
 
 
 def _synchronise(model: Classifier, hardware: Hardware) -> None:

@@ -250,6 +250,9 @@ class Trainer:
         state, parts, device = self.state, self.parts, self.hardware.device
         images = images.to(device, non_blocking=True)
         wanted = parts.targets(rows)
+        if parts.pairs:
+            start = state.position + self.ranks.rank * parts.share
+            images, wanted = parts.pairs(images, wanted, state.epoch, start)
         micro_batch = self.settings.runtime.micro_batch or len(images)
         loss = parts.step(images, wanted, state.epoch, micro_batch)
         if self.hooks.on_step:
