@@ -67,7 +67,7 @@ def test_a_plain_run_is_one_segment():
         ({"epochs": 30}, "its epochs add up to 25, epochs is 30; give --epochs 25, or leave it out"),
         ({"size": 224}, "size 224: the schedule ends with 512x5@48; leave size out, or give --size 512"),
         ({"batch": 256}, "batch 256: the schedule ends with 512x5@48; leave batch out, or give --batch 48"),
-        ({"micro_batch": 24}, "micro-batch 24: must divide the batch of 224x10@256; or give auto"),
+        ({"micro_batch": 24}, "micro-batch 24: must divide the batch of 224x10@256 in the schedule; or give auto"),
         ({"grow_from": 0.5}, "grow-from 0.5: dropout( and drop-path)? (is|are) 0, so nothing grows"),
         ({"schedule": "48x1,64x1@8"}, "48 px has no usual batch; give its own, as 48x1@64, or --batch for all"),
         ({"schedule": None, "grow_from": 0.5}, "grow-from 0.5: one size has nothing to grow with; give --schedule too"),

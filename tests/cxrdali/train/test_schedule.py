@@ -1,4 +1,4 @@
-"""One run over two sizes, 48 and 64 pixels: what it trains on, that kills change nothing, and which epoch is the best."""
+"""One run over two sizes, 48 and 64 pixels: what it trains on, that kills change nothing, which epoch is the best."""
 
 import math
 import os
@@ -31,7 +31,7 @@ from tests.heard import heard
 
 pytestmark = pytest.mark.slow
 
-SCHEDULE = "48x2@8,64x2@12"  # of 58 images 7 steps an epoch, then 4
+SCHEDULE = "48x2@8,64x2@12"  # of 59 images 7 steps an epoch, then 4
 
 
 def settings(**changes):
@@ -124,9 +124,9 @@ def test_an_epoch_of_a_smaller_size_is_never_the_best(whole, dataset, tmp_path):
 
 
 # 7 steps and 2 validation batches an epoch of 48 px, 4 and 1 of 64 px
-@pytest.mark.parametrize("at", [3, 16, 18, 19, 23, 26])
+@pytest.mark.parametrize("at", [16, 18, 19, 26])
 def test_stopped_anywhere_it_continues_to_the_same_run(whole, dataset, tmp_path, at):
-    """Within the first size; at its last step; in its last validation; after one step of the next; later."""
+    """At the last step of the first size; in its last validation; after one step of the next; later."""
     out = tmp_path / "stage1"
     with pytest.raises(Stopped):
         train(settings(), dataset, out, hooks=stopped_at(at))
@@ -151,9 +151,9 @@ def killed(pack, out, epoch, position):
     train(settings(), PackedDataset.open(pack), out, hooks=Hooks(on_step=on_step, on_parts=on_parts))
 
 
-@pytest.mark.parametrize("epoch, position", [(1, 24), (2, None), (2, 0), (3, 12)])
+@pytest.mark.parametrize("epoch, position", [(1, 24), (2, None), (2, 0)])
 def test_killed_anywhere_it_continues_to_the_same_run(whole, dataset, pack_folder, tmp_path, epoch, position):
-    """In each size; between them, after the first was saved and before anything of the second; after its first step."""
+    """In the first size; after it was saved and before anything of the second was; after the second's first step."""
     out = tmp_path / "stage1"
     assert in_child(killed, pack_folder, out, epoch, position) == -signal.SIGKILL
     train(settings(), dataset, out)
@@ -174,10 +174,8 @@ def test_its_config_says_at_which_size_it_is(whole, dataset, tmp_path):
 def test_its_patience_waits_for_the_last_size(dataset, tmp_path):
     """With a rate that changes nothing, the first epoch of each size is its best."""
     out = tmp_path / "run"
-    given = settings(schedule="48x3@8,64x4@12", patience=1, lr=1e-12, loss="bce", drw_epoch=None)
-    given = settings_of({"schedule": "48x3@8,64x4@12", "patience": 1, "lr": 1e-12, "batch": 12}, stage=1).changed(
-        arch="test_resnet", pretrained=False, device="cpu", track=("none",)
-    )
+    plain = {"arch": "test_resnet", "pretrained": False, "device": "cpu", "track": ("none",)}
+    given = settings_of({"schedule": "48x3@8,64x4@12", "patience": 1, "lr": 1e-12, **plain}, stage=1)
     assert train(given, dataset, out).epochs in (5, 6)
     assert Run.open(out).progress.best_epoch in (4, 5)
 
@@ -220,8 +218,8 @@ def test_a_network_that_cannot_change_its_size_is_refused_before_it_trains(datas
     "schedule, message",
     [
         ("48x1@8,96x1@8", "schedule: 96x1@8: .*no rendition of 96 pixels or more is stored"),
-        ("48x1@64,64x1@8", "schedule: 48x1@64: 58 training images make no batch of 64"),
-        ("48x1@8,64x1@72", "schedule: 64x1@72: 58 training images make no batch of 72"),
+        ("48x1@64,64x1@8", "schedule: 48x1@64: 59 training images make no batch of 64"),
+        ("48x1@8,64x1@72", "schedule: 64x1@72: 59 training images make no batch of 72"),
     ],
 )
 def test_a_later_size_that_could_not_be_trained_is_refused_before_the_first(dataset, tmp_path, schedule, message):
@@ -256,7 +254,7 @@ def test_a_frozen_backbone_s_features_are_computed_for_each_size(whole, dataset,
     given = settings(init=str(whole[0]), frozen=True, new_head=True, flips="none", cutout="off", schedule=SCHEDULE)
     with heard(said):
         train(given, dataset, tmp_path / "run")
-    assert len([line for line in said if line.startswith("features of 58 training images")]) == 2
+    assert len([line for line in said if line.startswith("features of 59 training images")]) == 2
 
 
 def test_a_dry_run_measures_every_size_that_is_left(whole, dataset, tmp_path, pack_folder):
@@ -273,7 +271,9 @@ def test_a_dry_run_measures_every_size_that_is_left(whole, dataset, tmp_path, pa
     left = dry_run(settings(), dataset, out)
     assert [(each.segment.size, each.epochs, each.steps) for each in left.sizes] == [(64, 2, 7)]
     line = ("train", "--stage", 1, "--data", pack_folder, "--out", tmp_path / "other", "--schedule", SCHEDULE)
-    said = call(*line, "--arch", "test_efficientnet", "--no-pretrained", "--device", "cpu", "--dry-run").output
+    said = call(
+        *line, "--arch", "test_efficientnet", "--no-pretrained", "--device", "cpu", "--dry-run", cwd=tmp_path
+    ).stdout
     assert "48 px, batch 8: 2 epochs of 7 steps, 14 steps in all: about" in said
     assert "64 px, batch 12: 2 epochs of 4 steps, 8 steps in all: about" in said and "2 sizes in all: about" in said
 
