@@ -243,6 +243,12 @@ class Run:
         return self.settings.segments
 
     @property
+    def sizes(self) -> Any:
+        """Side of its images in pixels; of a schedule a text with all of them."""
+        every = self.segments if self.setting("schedule") else ()
+        return ", ".join(str(each.size) for each in every) or self.setting("size")
+
+    @property
     def best_place(self) -> int:
         """The best epoch's place in metrics, of a schedule among those of the size that it has reached; the last one if
         its metric is undefined in all."""

@@ -14,6 +14,8 @@ from timm.layers import resample_abs_pos_embed
 from cxrdali import predictions
 from cxrdali.data.order import global_order
 from cxrdali.predict.predict import PredictOptions, predict
+from cxrdali.report.training.lineage import Placed
+from cxrdali.report.training.runs import lines_of
 from cxrdali.runs import folder, layout
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import sampling_seed, settings_of
@@ -26,6 +28,8 @@ from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from tests.cli.cli import call
 from tests.cxrdali.train.test_trainer import stopped_at
+from tests.faults import ranks
+from tests.faults.ranks import group
 from tests.faults.trainers import differences, in_child
 from tests.heard import heard
 
@@ -294,3 +298,23 @@ def test_metrics_without_a_schedule_have_no_size(dataset, tmp_path):
     given = settings(schedule=None, grow_from=1.0, size=48, batch=8, epochs=1, drw_epoch=0)
     train(given, dataset, tmp_path / "run")
     assert "size" not in pd.read_csv(tmp_path / "run" / layout.METRICS)
+
+
+def test_its_page_has_a_curve_for_each_size(whole):
+    run = Run.open(whole[0])
+    lines = lines_of(Placed(run, None, 0))
+    assert [(line.size, line.before, len(line.metrics)) for line in lines] == [(48, 0, 2), (64, 2, 2)]
+    tops = [int(run.metrics["mAP"].iloc[part].argmax()) for part in (slice(2), slice(2, 4))]
+    assert [line.best for line in lines] == tops and run.sizes == "48, 64"
+
+
+def test_two_processes_stop_and_continue_over_the_switch(pack_folder, tmp_path):
+    given = {"schedule": "48x1@12,64x1@6", "size": 64, "batch": 6, "epochs": 2}
+    whole, out = tmp_path / "whole" / "stage1", tmp_path / "stopped" / "stage1"
+    assert group(2, ranks.train_with, pack_folder, whole, given) == [0, 0]
+    # a SIGTERM after each process's 4 steps, one validation batch, and a step of the next size; all stop a step later
+    assert group(2, ranks.train_with, pack_folder, out, {**given, "stop": (1, 6)}) == [ranks.STOPPED] * 2
+    state = torch.load(out / layout.LAST, weights_only=True)
+    assert (state["epoch"], state["position"]) == (1, 12)
+    assert group(2, ranks.train_with, pack_folder, out, given) == [0, 0]
+    assert differences(out, whole) == []
