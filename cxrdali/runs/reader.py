@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from cxrdali.data.schedule import Segment, at
 from cxrdali.models import weights_file
 from cxrdali.runs import layout
 from cxrdali.runs.config_file import FORMAT, read_config
@@ -237,9 +238,22 @@ class Run:
         return table.assign(AP=table["AP"].mask(table["negatives"] == 0))  # 1.0 there, by an older version
 
     @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The sizes of a run over a schedule; one of any other."""
+        return self.settings.segments
+
+    @property
+    def sizes(self) -> Any:
+        """Side of its images in pixels; of a schedule a text with all of them."""
+        every = self.segments if self.setting("schedule") else ()
+        return ", ".join(str(each.size) for each in every) or self.setting("size")
+
+    @property
     def best_place(self) -> int:
-        """The best epoch's place in metrics; the last one if its metric is undefined in all."""
+        """The best epoch's place in metrics, of a schedule among those of the size that it has reached; the last one if
+        its metric is undefined in all."""
         values = self.metrics[self.chosen_by]
+        values = values.mask(values.index < at(self.segments, len(values) - 1).start)
         return len(values) - 1 if values.isna().all() else int(values.argmax())
 
     @property

@@ -2,7 +2,10 @@
 
 import logging
 import warnings
+from bisect import bisect
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -15,11 +18,12 @@ from cxrdali.data.augment import options_of
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.pairs import Pairs
+from cxrdali.data.schedule import Segment
 from cxrdali.models import identity
 from cxrdali.models.classifier import Classifier, create
 from cxrdali.models.loss_module import LossModule
 from cxrdali.models.probe import look
-from cxrdali.models.weights import head_keys, load_initial
+from cxrdali.models.weights import head_keys, load_initial, resampled
 from cxrdali.runs.layout import BEST, LAST
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import TrainSettings, sampling_seed
@@ -56,7 +60,8 @@ class Parts:
 
     settings: with the micro-batch that is used; searched: the search for it, as recorded in config.json; arranged: how
     the model was compiled, or not. forward: what a step calls: the model, compiled or not, with several ranks in
-    DistributedDataParallel; with cached features, the classifier alone.
+    DistributedDataParallel; with cached features, the classifier alone. steps: of every epoch of the run; segment: the
+    epochs that these parts train, of a schedule those of one size.
     """
 
     settings: TrainSettings
@@ -70,8 +75,14 @@ class Parts:
     loader: Loader | CachedLoader
     val_loader: Loader | CachedLoader
     step: Step
-    steps_per_epoch: int
+    steps: tuple[int, ...]
+    segment: Segment
     scheduler: CosineLRScheduler
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Of the segment's epochs."""
+        return self.steps[self.segment.start]
 
     @property
     def share(self) -> int:
@@ -123,7 +134,9 @@ def build(
     # not before the search: each rank tries sizes of its own, and fails at its own; one process has all images
     if settings.runtime.sync_bn and ranks.world > 1:
         _synchronise(model, hardware)
-    steps = min(len(loader), settings.runtime.limit_batches or len(loader))
+    epoch = int(before.about.get("epoch", 0)) if before else 0
+    segment = next(each for each in settings.segments if each.size == settings.data.size)
+    steps = settings.steps(len(loader.rows))
     arranged = compiling.Arranged(_shared(model, hardware, ranks))
     cached = is_cached(settings, ranks.world)
     if cached and model.seen.why:
@@ -134,14 +147,14 @@ def build(
         val_loader = _cached(val_loader, val_loader, model, hardware, micro_batch)
         arranged = compiling.Arranged(Head(model))
     if settings.runtime.compile and not isinstance(arranged.forward, Head):
-        left = (settings.optimizer.epochs - int(before.about.get("epoch", 0) if before else 0)) * steps
+        left = (segment.end - max(segment.start, epoch)) * steps[segment.start]
         stored, trial = before and before.compiled, replace(trial, settings=settings)
         with told_if_full(microbatch.full_words(settings, shape.images)):
             arranged = compiling.arrange(trial, arranged.forward, left, stored)
     settings, forward = settings.changed(compile=arranged.on), arranged.forward
     return Parts(
         settings, searched, arranged, data, hardware, ranks, model, forward, loader, val_loader,
-        Step(forward, loss, optimizer, scaler, hardware, ranks), steps, schedule(optimizer, settings, steps),
+        Step(forward, loss, optimizer, scaler, hardware, ranks), steps, segment, schedule(optimizer, settings, steps),
     )  # fmt: skip
 
 
@@ -181,30 +194,30 @@ def _start(init: Path, weights: Path, about: dict[str, str]) -> str:
 class _ByEpoch(CosineLRScheduler):
     """After the warm-up, the rate of each epoch's first step holds for the whole epoch."""
 
-    steps_per_epoch = 1
+    firsts: Sequence[int] = (0,)  # steps with which epochs begin
 
     def _get_lr(self, t: int) -> list[float]:
-        return super()._get_lr(t if t < self.warmup_t else t - t % self.steps_per_epoch)
+        return super()._get_lr(t if t < self.warmup_t else self.firsts[bisect(self.firsts, t) - 1])
 
 
-def schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_per_epoch: int) -> CosineLRScheduler:
+def schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: Sequence[int]) -> CosineLRScheduler:
     """Linear warm-up over the first epoch(s), then cosine to min_lr by step or by epoch, or a constant rate: a function
-    of the step alone.
+    of the step alone, counted over the whole run. steps: of every epoch.
 
     A run of no more epochs than the warm-up has no warm-up. The first step's rate is above 0: none is wasted.
     """
     how = settings.optimizer
-    warmup = how.warmup_epochs * steps_per_epoch if how.epochs > how.warmup_epochs else 0
+    warmup = sum(steps[: how.warmup_epochs]) if how.epochs > how.warmup_epochs else 0
     made = (_ByEpoch if how.lr_schedule == "epoch" else CosineLRScheduler)(
         optimizer,
-        t_initial=how.epochs * steps_per_epoch - warmup,
+        t_initial=sum(steps) - warmup,
         warmup_t=warmup,
         warmup_lr_init=how.lr / (warmup + 1),
         lr_min=how.lr if how.lr_schedule == "constant" else how.min_lr,
         warmup_prefix=True,
         t_in_epochs=False,
     )
-    made.steps_per_epoch = steps_per_epoch
+    made.firsts = [0, *accumulate(steps)]
     return made
 
 
@@ -228,7 +241,7 @@ def _model(settings: TrainSettings, findings: tuple[str, ...], before: Continued
         for name in ("size", "logit_scale", "findings"):
             if before.about.get(name, own[name]) != own[name]:
                 raise UserError(f"{LAST}: {name} is {before.about[name]!r} there, {own[name]!r} in this run; {restore}")
-        model.backbone.load_state_dict(before.weights)
+        model.backbone.load_state_dict(resampled(model.backbone, before.weights))  # the size may have changed
     if settings.model.frozen:
         model.seen = look(model, len(findings))  # trained weights may combine classifiers otherwise than new ones
         _freeze(model, settings.model.arch)

@@ -31,7 +31,7 @@ def retrain_settings(
     kept = {} if changes.get("new_head", True) else {"head": head}
     own = {
         "init": str(run), "frozen": True, "new_head": True, "head": plain, "sampler": "class-balanced",
-        "loss": LOSSES["bce"](),
+        "loss": LOSSES["bce"](), "schedule": None, "grow_from": 1.0,  # at the last size
         "epochs": EPOCHS, "warmup_epochs": 1, "lr": LR, "min_lr": 0.0, "patience": None, "checkpointing": False,
         "micro_batch": None, "oversample": (), "oversample_below": None, "oversample_from": None, "allow_leak": False,
         **({} if augment else {"augment_preset": "none"}),

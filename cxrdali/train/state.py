@@ -152,9 +152,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, stored: dict) -> None:
     """Load what `optimizer.state_dict` gave, with each moment laid out in memory as its parameter is now.
 
     Fused AdamW pairs numbers by their place in memory: under --channels-last they lie in another order than without.
+    Moments of a parameter that has grown with the size of the images (embeddings of positions) begin anew.
     """
     optimizer.load_state_dict(stored)
-    for parameter, kept in optimizer.state.items():
+    for parameter, kept in list(optimizer.state.items()):
+        if any(value.ndim and value.shape != parameter.shape for value in kept.values() if torch.is_tensor(value)):
+            del optimizer.state[parameter]
         for name, value in kept.items():
             if torch.is_tensor(value) and value.shape == parameter.shape:
                 kept[name] = torch.empty_like(parameter).copy_(value)

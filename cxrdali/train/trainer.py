@@ -13,14 +13,15 @@ import contextlib
 import logging
 import math
 import time
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
 import torch
 
 from cxrdali.data.loader import Loader
+from cxrdali.data.schedule import at
 from cxrdali.runs import folder
-from cxrdali.runs.config_file import read_config
 from cxrdali.runs.layout import PROGRESS, chosen_by
 from cxrdali.runs.live import Heartbeat, Live
 from cxrdali.runs.progress import Progress
@@ -30,10 +31,11 @@ from cxrdali.runtime.compiler import compile_errors
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks, joined
 from cxrdali.runtime.full import SET_UP, told_if_full
-from cxrdali.train import console, identity, packs
-from cxrdali.train.build import Continued, Parts, build
+from cxrdali.train import console, identity, packs, segments
+from cxrdali.train.build import Parts, build
 from cxrdali.train.hooks import Hooks, StepRecord
-from cxrdali.train.microbatch import full_words, remembered
+from cxrdali.train.microbatch import full_words
+from cxrdali.train.segments import Begun
 from cxrdali.train.selection import select_data
 from cxrdali.train.state import State, begin, restore, save
 from cxrdali.train.stopping import Signals, Stopped
@@ -94,40 +96,44 @@ def train(
             return summary_of(out, done, {"total": time.perf_counter() - started}, already_finished=True)
         data.check_scored(settings)
         packs.check_settings(settings, data)
-        before = loaded and _continued(out, loaded)
-        parts = build(settings, data, hardware, ranks, loader, before)
-        del before  # as large as the model
-        if hooks and hooks.on_parts:
-            hooks.on_parts(parts, loaded)
-        with Signals().listening(ranks) as signals:
-            console.describe(parts)
-            if ranks.is_first:
-                _record(out, parts, config, loaded)
-            state = restore(parts, loaded) if loaded else begin(parts)
-            if loaded:
-                log.info(f"continues after epoch {state.epoch} and {state.position:,} images of the next")
-            trainer = Trainer(parts, state, out, hooks or Hooks(), signals)
-            trainer.run(started, tracking)
-        console.report_end(parts, state)
-        return summary_of(out, trainer.progress, {**trainer.seconds, "total": time.perf_counter() - started})
+        segments.check(settings, data, ranks)
+        run = Begun(out, settings, data, hardware, ranks, config, tracking, loader, hooks or Hooks())
+        trainer, spent = _train_size(run, loaded, started), Counter[str]()
+        while not trainer.progress.finished:
+            spent.update(trainer.seconds)
+            del trainer  # before the next size needs its memory
+            trainer = _train_size(run, segments.saved(out), time.perf_counter(), is_next=True)
+        spent.update(trainer.seconds)
+        console.report_end(trainer.parts, trainer.state)
+        return summary_of(out, trainer.progress, {**spent, "total": time.perf_counter() - started})
+
+
+def _train_size(run: Begun, loaded: dict | None, started: float, is_next: bool = False) -> "Trainer":
+    """Train the epochs of one size: of most runs all. is_next: of the size after the one that this call has trained.
+
+    The next size starts from what this one has saved, as a killed run does: so it ends alike, killed or not.
+    """
+    segment = at(run.settings.segments, loaded["epoch"] if loaded else 0)
+    before = loaded and segments.continued(run.out, loaded, segment)
+    parts = build(run.settings.at(segment), run.data, run.hardware, run.ranks, run.loader, before)
+    del before  # as large as the model
+    if run.hooks.on_parts:
+        run.hooks.on_parts(parts, loaded)
+    with Signals().listening(run.ranks) as signals:
+        (console.describe_size if is_next else console.describe)(parts)
+        if run.ranks.is_first:
+            segments.record(run, parts, loaded, is_next)
+        state = restore(parts, loaded) if loaded else begin(parts)
+        if loaded and not is_next:
+            log.info(f"continues after epoch {state.epoch} and {state.position:,} images of the next")
+        trainer = Trainer(parts, state, run.out, run.hooks, signals)
+        trainer.run(started, run.tracking)
+    return trainer
 
 
 def _alone(out: Path, ranks: Ranks) -> contextlib.AbstractContextManager:
     """The run's lock, which rank 0 holds for all."""
     return only_one(out / ".lock", "training into it") if ranks.is_first else contextlib.nullcontext()
-
-
-def _record(out: Path, parts: Parts, config: dict, loaded: dict | None) -> None:
-    """Not before it can begin: a run that could not must not stand in the way of other settings."""
-    found = {"micro_batch": parts.searched, "compile": parts.arranged.measured}
-    identity.record(out, {**config, "settings": parts.settings.as_json(), **found}, loaded)
-    parts.data.write(out)
-    folder.settle(out, loaded, parts.settings)
-
-
-def _continued(out: Path, loaded: dict) -> Continued:
-    compiled = read_config(out).get("compile")
-    return Continued(loaded.pop("model"), remembered(out), loaded.get("about", {}), compiled)
 
 
 def _finished(
@@ -161,13 +167,13 @@ class Trainer:
         return folder.progress_of(vars(self.state), self.settings)
 
     def run(self, started: float, tracking: Tracking | None = None) -> None:
-        """Train until no epoch is left. started: when the set-up began, by time.perf_counter."""
+        """Train until no epoch of this size is left. started: when the set-up began, by time.perf_counter."""
         nothing, full = contextlib.nullcontext(), told_if_full(full_words(self.settings, self.parts.share))
         beats = contextlib.closing(self.live) if self.ranks.is_first else nothing
         with compile_errors(), full, beats, tracking.of(self.state) if tracking else nothing as told:
             self.seconds["compiling"] = self.parts.arranged.seconds
             self.seconds["setup"] = time.perf_counter() - started - self.seconds["compiling"]
-            while not self.progress.finished:
+            while not self.progress.finished and self.state.epoch < self.parts.segment.end:
                 self._epoch(told)
             ended = time.perf_counter()
         self.seconds["saving"] += time.perf_counter() - ended  # trackers bring away what they still have
@@ -190,11 +196,14 @@ class Trainer:
             "val_seconds": validated - started,
             "reweighted": int(self.parts.step.loss.reweights(epoch)),
             **packs.columns(found.by_pack),
+            **({"size": self.settings.data.size} if self.settings.data.schedule else {}),
         }
         how = self.settings.optimizer
         reached = row[chosen_by(how.select_by, how.select_pack, bool(found.by_pack))]
-        # the first epoch is kept even where the score is undefined
-        is_best = state.best_epoch == 0 or reached > state.best_score or math.isnan(state.best_score)
+        # the first epoch of a size is kept even where the score is undefined; scores of two sizes are not compared
+        is_best = (
+            state.best_epoch <= self.parts.segment.start or reached > state.best_score or math.isnan(state.best_score)
+        )
         state.end_epoch(row, found.scores, reached, is_best)
         save(self.out, self.parts, state, found.logits if is_best else None)
         if told:
@@ -217,14 +226,14 @@ class Trainer:
         parts.model.to_train(self.settings.model.frozen)
         if parts.step.loss.reweights(epoch) and not parts.step.loss.reweights(epoch - 1):
             console.report_reweighting(epoch, self.settings)
-        first, count = state.position // batch, parts.steps_per_epoch
+        first, count, so_far = state.position // batch, parts.steps_per_epoch, sum(parts.steps[:epoch])
         # islice only where it is needed: a loader that is read to its end keeps its pipeline for the next epoch
         steps = islice(parts.loader, count - first) if self.settings.runtime.limit_batches else parts.loader
         name = f"epoch {epoch + 1}/{self.settings.optimizer.epochs}"
         with progress_bar(name, count * batch, " images", leave=False, initial=first * batch) as bar:
             for step, (images, rows) in enumerate(steps, first):
                 self.waiting.got()
-                parts.scheduler.step_update(epoch * count + step)
+                parts.scheduler.step_update(so_far + step)
                 self._step(images, rows)
                 bar.update(batch)
                 if step % CHECK_STEPS == CHECK_STEPS - 1:

@@ -50,7 +50,7 @@ def models(sources: Sources) -> dict:
 
 
 def _model_row(run: Run) -> tuple:
-    about = (run.setting("arch"), run.setting("loss", "bce"), run.origin, run.setting("size"), epochs(run))
+    about = (run.setting("arch"), run.setting("loss", "bce"), run.origin, run.sizes, epochs(run))
     if not len(run.metrics):
         return (*about, None, None, None)
     spent = run.metrics[["train_seconds", "val_seconds"]].to_numpy().sum()
