@@ -37,6 +37,7 @@ from cxrdali.train.microbatch import full_words, remembered
 from cxrdali.train.selection import select_data
 from cxrdali.train.state import State, begin, restore, save
 from cxrdali.train.stopping import Signals, Stopped
+from cxrdali.train.study import by_study
 from cxrdali.train.summary import SPENT, RunSummary, summary_of
 from cxrdali.train.tracking import Tracking, about, chosen
 from cxrdali.train.validation import validate
@@ -94,6 +95,7 @@ def train(
             return summary_of(out, done, {"total": time.perf_counter() - started}, already_finished=True)
         data.check_scored(settings)
         packs.check_settings(settings, data)
+        data = by_study(data) if settings.study else data
         before = loaded and _continued(out, loaded)
         parts = build(settings, data, hardware, ranks, loader, before)
         del before  # as large as the model
