@@ -38,7 +38,7 @@ def segments(text: str) -> tuple[Segment, ...]:
             raise UserError(
                 f"schedule {text!r}: {part!r} is not SIZExEPOCHS or SIZExEPOCHS@BATCH, as in 224x10@256,320x10@128"
             )
-        size, epochs, batch = (each and int(each) for each in matched.groups())
+        size, epochs, batch = int(matched[1]), int(matched[2]), int(matched[3]) if matched[3] else None
         if found and size <= found[-1].size:
             raise UserError(
                 f"schedule {text!r}: {size} px after {found[-1].size} px; give every size once, from small to large"

@@ -14,6 +14,7 @@ from torch import nn
 
 from cxrdali.models import identity
 from cxrdali.models.checkpoint_file import read_weights
+from cxrdali.models.fusion_options import PLACE
 from cxrdali.models.namings import as_in_timm, prefixes
 from cxrdali.predictions import first_of
 from shards.errors import UserError
@@ -244,9 +245,10 @@ def output_keys(model: "Classifier") -> list[str]:
 
 
 def head_keys(model: "Classifier") -> list[str]:
-    """Keys of the parameters of the backbone's classifiers, all their layers."""
+    """Keys of the parameters of the backbone's classifiers, all their layers, and of a fusion in front of them."""
     inside = {id(parameter) for head in model.heads for parameter in head.parameters()}
-    return [key for key, parameter in model.backbone.named_parameters() if id(parameter) in inside]
+    every = model.backbone.named_parameters()
+    return [key for key, parameter in every if id(parameter) in inside or key.startswith(f"{PLACE}.")]
 
 
 def _head_names(model: "Classifier") -> tuple[str, ...]:

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from cxrdali.data import schedule
 from cxrdali.data.options import DataSettings, LoaderOptions
+from cxrdali.models.fusion_options import StudyOptions
 from cxrdali.models.loss import AUTO, LOSSES, Loss, auto_beta
 from cxrdali.models.options import ModelOptions, ModelSettings
 from cxrdali.registry import choice
@@ -27,6 +28,7 @@ MAY_DIFFER = (
     *(each.name for each in fields(RuntimeSettings) if each.name not in RuntimeSettings.DECIDES),
     "allow_leak",  # asked when a run begins
     "augment_preset",  # what it stands for is compared
+    "features",
 )
 PATHS = ("init", "oversample_from", "exclude")  # compared by content: a path can be spelled in many ways
 RESOLVED = ("precision",)  # auto means another one elsewhere: config.json's own entry is compared
@@ -51,6 +53,7 @@ class TrainSettings:
     )
     optimizer: OptimizerSettings
     runtime: RuntimeSettings
+    study: ClassVar[StudyOptions | None] = None
 
     def __post_init__(self):
         check(self)
@@ -138,6 +141,10 @@ class TrainSettings:
             gem_p=self.model.gem_p,
         )
 
+    def of_studies(self, study: StudyOptions) -> "StudySettings":
+        """The same of a study-level run."""
+        return StudySettings(**{each.name: getattr(self, each.name) for each in fields(TrainSettings)}, study=study)
+
     def changed(self, **given: Any) -> "TrainSettings":
         """The same with other values, by flat name (`settings_of`)."""
         nested = self.as_json()
@@ -187,6 +194,13 @@ class TrainSettings:
             if name not in (*MAY_DIFFER, *RESOLVED) and there != here:
                 return name, there, here
         return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySettings(TrainSettings):
+    """One study-level run (`cxrdali train-study`): what a batch has are whole studies."""
+
+    study: StudyOptions = field()  # type: ignore[misc]  # a run of images has none, as its class says
 
 
 def settings_of(*layers: Mapping[str, Any], **given: Any) -> TrainSettings:
@@ -263,7 +277,7 @@ def _build(nested: Mapping[str, Any], stand_ins: bool = False) -> TrainSettings:
         given = {"size": last.size, "batch": last.batch, "epochs": last.end}
     groups["data"] = {"size": given.pop("size"), **groups["data"]}
     groups["optimizer"] = {**given, **groups["optimizer"]}
-    return _converter(stand_ins).structure(groups, TrainSettings)
+    return _converter(stand_ins).structure(groups, StudySettings if "study" in groups else TrainSettings)
 
 
 @cache

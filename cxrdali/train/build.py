@@ -5,9 +5,11 @@ import warnings
 from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
 import torch
 from timm.layers import convert_sync_batchnorm
 from timm.scheduler import CosineLRScheduler
@@ -19,10 +21,12 @@ from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.pairs import Pairs
 from cxrdali.data.schedule import Segment
+from cxrdali.data.study_loader import StudyLoader
 from cxrdali.models import identity
 from cxrdali.models.classifier import Classifier, create
 from cxrdali.models.loss_module import LossModule
 from cxrdali.models.probe import look
+from cxrdali.models.study import StudyClassifier
 from cxrdali.models.weights import head_keys, load_initial, resampled
 from cxrdali.runs.layout import BEST, LAST
 from cxrdali.runs.reader import Run
@@ -37,6 +41,7 @@ from cxrdali.train import compiling, microbatch
 from cxrdali.train.features import CachedLoader, Head, features_of
 from cxrdali.train.selection import TrainingData
 from cxrdali.train.step import Step, adamw, grad_scaler
+from cxrdali.train.study_features import Backbone, FeatureLoader, kept
 from shards.errors import UserError
 from shards.words import counted
 
@@ -96,8 +101,15 @@ class Parts:
         return Pairs(data.mixup, data.cutmix, sampling_seed(self.settings.seed, self.settings.stage))
 
     def targets(self, rows: torch.Tensor) -> torch.Tensor:
-        """Of catalog rows, int64 [n] on the CPU, as the training loss sees them: float32 [n, F] on the device."""
-        return gpu.sent(self.data.targets.in_training[rows.numpy()], torch.device(self.hardware.device))
+        """Of catalog rows (of studies the first ones), int64 [n] on the CPU, as the training loss sees them:
+        float32 [n, F] on the device."""
+        wanted = self.data.targets if self.data.of_studies is None else self.data.of_studies
+        return gpu.sent(wanted.in_training[rows.numpy()], torch.device(self.hardware.device))
+
+    def by_image(self, values: np.ndarray) -> np.ndarray:
+        """What the network gave for validation, [m, F], as each validation image has it: of its study, if that is what
+        the network sees."""
+        return values if self.settings.study is None else self.val_loader.by_image(values)
 
 
 def build(
@@ -124,13 +136,17 @@ def build(
     options = settings.loader_options(hardware.device)
     if options.threads is None:
         options = replace(options, threads=ranks.threads())
-    loader, val_loader = _loaders(settings, data, ranks, make_loader, options)
+    make = make_loader if settings.study is None else partial(StudyLoader, most=settings.study.study_images)
+    loader, val_loader = _loaders(settings, data, ranks, make, options)
     shape = microbatch.BatchShape(ranks.share(settings.optimizer.batch), settings.data.size, len(data.findings))
     trial = microbatch.Trial(settings, hardware, ranks, model, loss, (loader, val_loader), shape)
     micro_batch, searched = microbatch.resolve(trial, before and before.micro_batch)
     settings = settings.changed(micro_batch=micro_batch)
     _check_norms(model, settings, micro_batch or shape.images)
     _check_pairs(settings, shape.images, ranks.world)
+    cached = is_cached(settings, ranks.world)
+    if settings.study and not cached:
+        settings.study.check_fits(micro_batch)
     # not before the search: each rank tries sizes of its own, and fails at its own; one process has all images
     if settings.runtime.sync_bn and ranks.world > 1:
         _synchronise(model, hardware)
@@ -138,8 +154,11 @@ def build(
     segment = next(each for each in settings.segments if each.size == settings.data.size)
     steps = settings.steps(len(loader.rows))
     arranged = compiling.Arranged(_shared(model, hardware, ranks))
-    cached = is_cached(settings, ranks.world)
-    if cached and model.seen.why:
+    if cached and settings.study:
+        plain = partial(Loader, data.dataset, options=options, rank=ranks.rank, world=ranks.world)
+        features = kept(Backbone(model, plain, hardware, ranks), data.rows, settings.study.folder)
+        loader, val_loader = (FeatureLoader(each, features, hardware) for each in (loader, val_loader))
+    elif cached and model.seen.why:
         log.info(f"features are computed anew in every epoch: {model.seen.why}")
     elif cached:
         plain = make_loader(data.dataset, data.train_rows, options)
@@ -161,11 +180,12 @@ def build(
 def is_cached(settings: TrainSettings, world: int = 1) -> bool:
     """Whether a frozen backbone's features are computed once: nothing changes an image between epochs.
 
-    A trial of a few batches would wait for the features of all images, and every rank would compute them all.
+    A trial of a few batches would wait for the features of all images, and every rank would compute them all, unless
+    they are kept on disk for study-level runs.
     """
     runtime, data = settings.runtime, settings.data
     changes = data.mixup or data.cutmix or options_of(data.flips, data.cutout, data.augment) is not None
-    whole = runtime.cache_features and not runtime.limit_batches and world == 1
+    whole = runtime.cache_features and not runtime.limit_batches and (world == 1 or settings.study is not None)
     return settings.model.frozen and whole and not changes
 
 
@@ -230,10 +250,13 @@ def _model(settings: TrainSettings, findings: tuple[str, ...], before: Continued
     weights = None if before else initial_weights(settings.model.init)
     torch.manual_seed(settings.seed)
     pretrained = settings.model.pretrained and not weights and not before
-    model = create(settings.model_options(pretrained), len(findings))
+    study = settings.study
+    model = create(settings.model_options(pretrained), len(findings), StudyClassifier if study else Classifier)
     if weights is not None:
         about = load_initial(model, weights, findings, settings.model.new_head)
         log.info(f"starts from {_start(Path(settings.model.init or weights), weights, about)}")
+    if study:
+        model.fuse(study)
     if before:  # here already: features are kept of the run's own backbone
         restore = "restore it, or give another --out"
         identity.check(Path(LAST), before.about, model.identity, True, restore)

@@ -56,6 +56,11 @@ def describe(parts: Parts) -> None:
         f"{counted(both, 'subject')} on both sides"
     )
     _describe_views(data, settings.data.view)
+    if data.of_studies is not None and settings.study:
+        log.info(
+            f"{counted(len(data.of_studies.studies.first), 'study')} to train on, in batches of whole ones; fusion "
+            f"{settings.study.fusion}"
+        )
     _describe_packs(data)
     _describe_folds(settings, data)
     if ranks.world > 1:
@@ -66,11 +71,12 @@ def describe(parts: Parts) -> None:
         )
     smooth = settings.data.soft_targets
     if settings.loss.name != "bce" or settings.flat().get("pos_weight") != "none" or settings.model.frozen or smooth:
+        what = "fusion and classifier" if settings.study else "the classifier"
         parameters = ", ".join(f"{name} {_plain(value)}" for name, value in settings.loss.parameters.items())
         log.info(
             f"loss {settings.loss.name} ({parameters})"
             + (f", {smooth}" if smooth else "")
-            + ("; the classifier alone" if settings.model.frozen else "")
+            + (f"; {what} alone" if settings.model.frozen else "")
         )
     for name, values in settings.loss.per_finding(data.positives, data.negatives).items():
         if (values[data.positives > 0] != 1).any():
@@ -122,7 +128,8 @@ def weight_words(name: str, values: np.ndarray, loss: Loss, data: TrainingData) 
     means = [(group, values[present & (of_group == group)]) for group in GROUPS]
     words += ": " + ", ".join(f"{group} {_weight(each.mean())}" for group, each in means if len(each))
     top = np.flatnonzero(present & (values == values[present].max()))
-    whose = ", ".join(f"{data.findings[place]} ({counted(int(data.positives[place]), 'image')})" for place in top)
+    unit = "image" if data.of_studies is None else "study"
+    whose = ", ".join(f"{data.findings[place]} ({counted(int(data.positives[place]), unit)})" for place in top)
     words += f"; largest {_weight(values[top[0]])}, {whose}"
     if cap and name == "balance" and values[top[0]] > 0.999 * cap * np.median(values[present]):
         words += f", held at {cap:g} times the median"
@@ -273,6 +280,7 @@ def report_epoch(row: dict, scores: Scores, parts: Parts, state: State, pace: Pa
     waiting = row["wait_seconds"] / row["train_seconds"]
     mirrors = [part.dataset.mirror for part in parts.data.dataset.parts if part.dataset.mirror]
     bucket = f", {sum(each.take_waited() for each in mirrors):,.1f} s for the bucket" if mirrors else ""
+    units = "studies" if parts.settings.study else "images"
     star = " *best" if state.best_epoch == row["epoch"] else ""
     of = f" of {counted(len(scores.scored), 'finding')}" if scores.without_ap else ""
     at = f" at {row['size']} px" if "size" in row else ""
@@ -281,7 +289,7 @@ def report_epoch(row: dict, scores: Scores, parts: Parts, state: State, pace: Pa
         f"epoch {row['epoch']}/{parts.settings.optimizer.epochs}{at}: loss {row['train_loss']:.4f}, "
         f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}{of}{each and f' ({each})'}, LRAP {row['LRAP']:.4f}, "
         f"AUROC {row['macro_AUROC']:.4f}; "
-        f"{row['images_per_second']:,.0f} images/s, {waiting:.1%} waiting for data{bucket}"
+        f"{row['images_per_second']:,.0f} {units}/s, {waiting:.1%} waiting for data{bucket}"
         f"{pace.left(row, parts, state)}{star}"
     )
 

@@ -23,6 +23,7 @@ def retrain_settings(
     if the run is not finished, or was trained on other data: its validation images might be trained on here.
     """
     trained = Run.open(run)
+    trained.check_of_images("retrain-head")
     trained.check_finished("finish it first")
     run_rows(trained, dataset, labels_of(trained, dataset), "; give the dataset of the run with --data")
     trained.best_weights()  # they are there, before anything is written

@@ -39,6 +39,7 @@ from cxrdali.train.segments import Begun
 from cxrdali.train.selection import select_data
 from cxrdali.train.state import State, begin, restore, save
 from cxrdali.train.stopping import Signals, Stopped
+from cxrdali.train.study import by_study
 from cxrdali.train.summary import SPENT, RunSummary, summary_of
 from cxrdali.train.tracking import Tracking, about, chosen
 from cxrdali.train.validation import validate
@@ -97,6 +98,7 @@ def train(
         data.check_scored(settings)
         packs.check_settings(settings, data)
         segments.check(settings, data, ranks)
+        data = by_study(data) if settings.study else data
         run = Begun(out, settings, data, hardware, ranks, config, tracking, loader, hooks or Hooks())
         trainer, spent = _train_size(run, loaded, started), Counter[str]()
         while not trainer.progress.finished:
