@@ -10,6 +10,7 @@ from typing import Any
 
 from cxrdali.evaluate.differences import TESTED
 from cxrdali.models.options import TTAS
+from cxrdali.postprocess.forms import FORMS
 from cxrdali.postprocess.options import CALIBRATIONS, POOLINGS, parse_strategy
 from cxrdali.setting import Legal, at_least, check, one_of, setting
 from cxrdali.studies.source import Source
@@ -210,9 +211,10 @@ class Matrix(Checked):
 @dataclass(frozen=True)
 class Submission(Checked):
     """[submission]: the first of these tables that there is, else the last; by split, its file from the package or
-    --template."""
+    --template. form: of a challenge, whose columns are known (none: the labels' own)."""
 
     of: Names = ()
+    form: str | None = setting(None, legal=one_of(FORMS))
 
 
 @dataclass(frozen=True)
