@@ -4,6 +4,7 @@ A name has a path in the groups: lr is optimizer.lr, asl_clip is loss.asl_clip i
 loss, a sampler or a head, the group holds its name and its parameters: {"name": "asl", "asl_clip": 0.05, ...}.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import cache
@@ -13,6 +14,8 @@ from cxrdali.registry import Named, Registry, parameter_names
 from cxrdali.setting import read_value, spelled
 from shards.errors import UserError
 from shards.words import near
+
+RENAMED_VALUES = ("step", "epoch", "constant")  # that `schedule` had before it was lr_schedule
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,20 @@ class Place:
     field: Field
     kind: Any
     having: tuple[str, ...] = ()
+
+
+def present(name: str, value: object) -> str:
+    """The name that a setting has today, flat or dotted: older runs, recipes, studies and command lines call the
+    optimizer's lr_schedule `schedule`. The value tells, since another setting may have that name."""
+    return re.sub(r"^(optimizer\.)?schedule$", r"\1lr_schedule", name) if value in RENAMED_VALUES else name
+
+
+def under_present_names(stored: dict[str, Any]) -> dict[str, Any]:
+    """Values by name, in groups or flat, as `present` has them."""
+    return {
+        present(name, value): under_present_names(value) if isinstance(value, dict) else value
+        for name, value in stored.items()
+    }
 
 
 def leaves(group: type, path: tuple[str, ...] = ()) -> Iterator[Place]:
@@ -105,7 +122,7 @@ class Names:
         A newly chosen loss, sampler or head keeps what it shares with the one before. Raises UserError for a name that
         there is not, a parameter that the choice does not have, or a value of another type.
         """
-        values = {self.flat_name(name): value for name, value in given.items()}
+        values = {self.flat_name(present(name, value)): value for name, value in given.items()}
         for what in self.choices:
             if values.get(what) is not None:
                 self._choose(nested, what, values[what])

@@ -12,15 +12,14 @@ from cxrdali.data.options import DataSettings, LoaderOptions
 from cxrdali.models.loss import AUTO, LOSSES, Loss, auto_beta
 from cxrdali.models.options import ModelOptions, ModelSettings
 from cxrdali.registry import choice
-from cxrdali.runs.names import Names, flatten
+from cxrdali.runs.names import Names, flatten, present, under_present_names
+from cxrdali.runs.optimizer import OptimizerSettings
 from cxrdali.runtime.options import RuntimeSettings
-from cxrdali.setting import Legal, above, at_least, check, from_zero_below, one_of, setting, strict_converter
+from cxrdali.setting import Legal, check, setting, strict_converter
 from shards.errors import UserError
 
 # Yamagishi & Hanaoka 2023: stage -> side in pixels, global batch
 STAGES = {1: (224, 256), 2: (320, 128), 3: (512, 48)}
-SELECT_BY = ("map", "lrap")
-SCHEDULES = ("step", "epoch", "constant")
 # Settings that change how fast a run goes and where, but neither its samples nor its recipe: a continued run may have
 # others.
 MAY_DIFFER = (
@@ -29,43 +28,6 @@ MAY_DIFFER = (
 )
 PATHS = ("init", "oversample_from", "exclude")  # compared by content: a path can be spelled in many ways
 RESOLVED = ("precision",)  # auto means another one elsewhere: config.json's own entry is compared
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerSettings:
-    """Settings of the schedule; rates per step. patience None: the run does not end early."""
-
-    batch: int = setting(help="Images per optimizer step.", legal=at_least(1), otherwise="the stage's")
-    epochs: int = setting(30, "Epochs, warm-up included.", at_least(1))
-    warmup_epochs: int = setting(1, "Epochs in which the rate rises linearly.", at_least(0))
-    lr: float = setting(1e-3, "Largest learning rate (then cosine to --min-lr).", above(0, below=100))
-    min_lr: float = setting(0.0, "Learning rate at the end of the cosine.")
-    schedule: str = setting(
-        "step",
-        "The cosine falls with every step or with every epoch; constant: it does not fall.",
-        one_of(SCHEDULES),
-        before="step",
-    )
-    weight_decay: float = setting(1e-6, "AdamW's, times the rate at each step.", from_zero_below(100))
-    patience: int | None = setting(
-        None,
-        "End after so many epochs without a better one; those before --drw-epoch do not count.",
-        at_least(1),
-        otherwise="never",
-    )
-    select_by: str = setting("map", "Which metric chooses the best epoch.", one_of(SELECT_BY))
-    select_pack: str | None = setting(
-        None,
-        "Of several packs, the one on whose validation images that metric chooses.",
-        otherwise="the mean over packs",
-        metavar="NAME",
-        before=None,
-    )
-
-    def __post_init__(self):
-        check(self)
-        if not 0 <= self.min_lr < self.lr:
-            raise UserError(f"min-lr {self.min_lr}: 0 or more, below lr, {self.lr}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +64,11 @@ class TrainSettings:
             raise UserError(
                 f"head {self.model.head.name}: its output lies between -1 and 1 and the loss {self.loss.name} has no "
                 "scale for it; give --loss ldam or ldam-drw, or --head linear"
+            )
+        if self.data.soft_targets and not self.loss.soft:
+            raise UserError(
+                f"loss {self.loss.name}: takes no targets between 0 and 1, which {self.data.soft_targets} makes; leave "
+                "that out, or give another --loss"
             )
 
     def loader_options(self, device: str) -> LoaderOptions:
@@ -197,7 +164,7 @@ def assigned(text: str, where: str = "") -> tuple[str, Any]:
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
     try:
-        flat = names().flat_name(name.strip())
+        flat = names().flat_name(present(name.strip(), parsed))
         if parsed == "none" and type(None) in get_args(names().kind(flat)):
             return flat, None
         return flat, names().read(flat, parsed)
@@ -223,7 +190,7 @@ def run_folder(runs: Path, stage: int) -> Path:
 
 def _completed(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Stored settings, and those that an older version did not have yet as its runs were without them."""
-    made: dict[str, Any] = json.loads(json.dumps(stored))
+    made: dict[str, Any] = under_present_names(json.loads(json.dumps(stored)))
     for name, place in names().all().items():
         group: Any = made
         for key in place.path:

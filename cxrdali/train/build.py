@@ -78,8 +78,8 @@ class Parts:
         return self.settings.optimizer.batch // self.ranks.world
 
     def targets(self, rows: torch.Tensor) -> torch.Tensor:
-        """Of catalog rows, int64 [n] on the CPU: float32 [n, F] on the device."""
-        return gpu.sent(self.data.targets[rows.numpy()], torch.device(self.hardware.device))
+        """Of catalog rows, int64 [n] on the CPU, as the training loss sees them: float32 [n, F] on the device."""
+        return gpu.sent(self.data.targets.in_training[rows.numpy()], torch.device(self.hardware.device))
 
 
 def build(
@@ -100,7 +100,8 @@ def build(
     if settings.runtime.compile is True:
         check_compiler(hardware.device)
     model = _model(settings, data.findings, before).to(hardware.device)
-    loss = LossModule(settings.loss, data.positives, data.negatives).to(hardware.device)
+    smoothing = settings.data.label_smoothing
+    loss = LossModule(settings.loss, data.positives, data.negatives, smoothing).to(hardware.device)
     optimizer, scaler = adamw(model, settings.optimizer.lr, settings.optimizer.weight_decay), grad_scaler(hardware)
     options = settings.loader_options(hardware.device)
     if options.threads is None:
@@ -185,12 +186,12 @@ def schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_pe
     """
     how = settings.optimizer
     warmup = how.warmup_epochs * steps_per_epoch if how.epochs > how.warmup_epochs else 0
-    made = (_ByEpoch if how.schedule == "epoch" else CosineLRScheduler)(
+    made = (_ByEpoch if how.lr_schedule == "epoch" else CosineLRScheduler)(
         optimizer,
         t_initial=how.epochs * steps_per_epoch - warmup,
         warmup_t=warmup,
         warmup_lr_init=how.lr / (warmup + 1),
-        lr_min=how.lr if how.schedule == "constant" else how.min_lr,
+        lr_min=how.lr if how.lr_schedule == "constant" else how.min_lr,
         warmup_prefix=True,
         t_in_epochs=False,
     )

@@ -13,17 +13,12 @@ import contextlib
 import logging
 import math
 import time
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from cxrdali.data.loader import Loader
-from cxrdali.metrics.ranking import Scores
-from cxrdali.models.inference import Inference, constant_words, logits
-from cxrdali.models.loss_module import bce_sum, known_targets
 from cxrdali.runs import folder
 from cxrdali.runs.config_file import read_config
 from cxrdali.runs.layout import PROGRESS, chosen_by
@@ -38,11 +33,13 @@ from cxrdali.runtime.full import SET_UP, told_if_full
 from cxrdali.train import console, identity, packs
 from cxrdali.train.build import Continued, Parts, build
 from cxrdali.train.hooks import Hooks, StepRecord
-from cxrdali.train.microbatch import full_words, remembered, smaller
+from cxrdali.train.microbatch import full_words, remembered
 from cxrdali.train.selection import select_data
 from cxrdali.train.state import State, begin, restore, save
 from cxrdali.train.stopping import Signals, Stopped
+from cxrdali.train.summary import SPENT, RunSummary, summary_of
 from cxrdali.train.tracking import Tracking, about, chosen
+from cxrdali.train.validation import validate
 from cxrdali.train.waiting import Waiting, waiting_of
 from shards.dataset.dataset import Dataset
 from shards.errors import UserError
@@ -51,24 +48,7 @@ from shards.storage.files import only_one
 
 log = logging.getLogger(__name__)
 
-SPENT = ("setup", "training", "waiting", "validation", "compiling", "saving")
 CHECK_STEPS = 50  # steps between looks at the loss; each look waits for the GPU
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """epochs: finished ones; best_epoch from 1; best_score by the run's own choice (mAP or LRAP), NaN if undefined.
-
-    seconds: of this call, by the names in SPENT and "total". "training" excludes waiting for data and compiling; with
-    --compile, "compiling" is a step and a validation batch on images made up, before the first one; auto adds 40 steps.
-    """
-
-    out: Path
-    epochs: int
-    best_epoch: int
-    best_score: float
-    already_finished: bool
-    seconds: dict[str, float]
 
 
 def train(
@@ -111,7 +91,7 @@ def train(
         told, group = about(out, settings, config), hooks.group if hooks else None
         tracking = Tracking(out, trackers if ranks.is_first else [], told, group)
         if done := _finished(out, settings, loaded, ranks, tracking):
-            return _summary(out, done, {"total": time.perf_counter() - started}, already_finished=True)
+            return summary_of(out, done, {"total": time.perf_counter() - started}, already_finished=True)
         data.check_scored(settings)
         packs.check_settings(settings, data)
         before = loaded and _continued(out, loaded)
@@ -129,7 +109,7 @@ def train(
             trainer = Trainer(parts, state, out, hooks or Hooks(), signals)
             trainer.run(started, tracking)
         console.report_end(parts, state)
-        return _summary(out, trainer.progress, {**trainer.seconds, "total": time.perf_counter() - started})
+        return summary_of(out, trainer.progress, {**trainer.seconds, "total": time.perf_counter() - started})
 
 
 def _alone(out: Path, ranks: Ranks) -> contextlib.AbstractContextManager:
@@ -164,12 +144,6 @@ def _finished(
     return progress if progress.finished else None
 
 
-def _summary(out: Path, progress: Progress, seconds: dict[str, float], already_finished: bool = False) -> RunSummary:
-    best = math.nan if progress.best_score is None else progress.best_score
-    spent = {**dict.fromkeys(SPENT, 0.0), **seconds}
-    return RunSummary(out, progress.epoch, progress.best_epoch, best, already_finished, spent)
-
-
 class Trainer:
     """The loop over epochs, from where `state` is; seconds: what it spent, by SPENT."""
 
@@ -202,35 +176,31 @@ class Trainer:
         state, epoch = self.state, self.state.epoch
         train_loss = self._train_epoch(epoch)
         started = time.perf_counter()
-        values = self._validate(epoch)
-        val_loss, scores, of_packs = self.ranks.from_first(self._score(values) if self.ranks.is_first else None)
+        found = validate(self.parts, epoch, self.out, self._stop_if_asked)
         validated = time.perf_counter()
         row = {
             "epoch": epoch + 1,
             "lr": self.parts.step.optimizer.param_groups[0]["lr"],
             "train_loss": train_loss,
-            "val_loss": val_loss,
-            "mAP": scores.macro_ap,
-            "LRAP": scores.lrap,
-            "macro_AUROC": scores.macro_auroc,
+            **found.columns,
             "images": state.images,
             "images_per_second": state.images / state.train_seconds,
             "train_seconds": state.train_seconds,
             "wait_seconds": state.wait_seconds,
             "val_seconds": validated - started,
             "reweighted": int(self.parts.step.loss.reweights(epoch)),
-            **packs.columns(of_packs),
+            **packs.columns(found.by_pack),
         }
         how = self.settings.optimizer
-        reached = row[chosen_by(how.select_by, how.select_pack, bool(of_packs))]
+        reached = row[chosen_by(how.select_by, how.select_pack, bool(found.by_pack))]
         # the first epoch is kept even where the score is undefined
         is_best = state.best_epoch == 0 or reached > state.best_score or math.isnan(state.best_score)
-        state.end_epoch(row, scores, reached, is_best)
-        save(self.out, self.parts, state, values if is_best and self.ranks.is_first else None)
+        state.end_epoch(row, found.scores, reached, is_best)
+        save(self.out, self.parts, state, found.logits if is_best else None)
         if told:
             told.send()
         if self.ranks.is_first:
-            console.report_epoch(row, scores, self.parts, state, self.pace)
+            console.report_epoch(row, found.scores, self.parts, state, self.pace)
         if self.hooks.on_epoch:
             self.hooks.on_epoch(dict(row))
         self.seconds["validation"] += validated - started
@@ -299,30 +269,6 @@ class Trainer:
                 f"The last checkpoint is of epoch {epoch}"
             )
         return loss
-
-    # ------------------------------------------------------------ validation
-
-    def _validate(self, epoch: int) -> np.ndarray | None:
-        """Logits of the validation images; None on ranks that do not score."""
-        self.ranks.copy_buffers(self.parts.model)
-        how = Inference(
-            self.settings.runtime.micro_batch,
-            progress=f"validation {epoch + 1}/{self.settings.optimizer.epochs}",
-            check=self._stop_if_asked,
-            ranks=self.ranks,
-            fix=f"lower --lr, with another --out than {self.out}",
-            fix_full=smaller(self.parts.share, self.settings.runtime.micro_batch or self.parts.share),
-        )
-        parts = self.parts
-        return logits(parts.forward, parts.val_loader, len(parts.data.findings), self.hardware, how)
-
-    def _score(self, values: np.ndarray) -> tuple[float, Scores, dict[str, Scores]]:
-        if words := constant_words(values, self.parts.data.findings, self.parts.val_loader)[1]:
-            log.info(f"validation: {words}")
-        data = self.parts.data
-        wanted = torch.from_numpy(data.targets[data.val_rows])
-        loss = float(bce_sum(torch.from_numpy(values).double(), wanted) / known_targets(wanted))
-        return loss, packs.pooled(data, values), packs.by_pack(data, values)
 
     # ------------------------------------------------------------ saving and stopping
 

@@ -155,10 +155,10 @@ def test_the_rate_falls_by_epoch_as_torch_s_cosine_or_not_at_all():
         expected += [optimizer.param_groups[0]["lr"]] * 7
         optimizer.step()
         theirs.step()
-    assert rates_of(given | {"schedule": "epoch"}, 7) == pytest.approx(expected)
-    assert rates_of(given | {"schedule": "constant"}, 7) == pytest.approx([1e-4] * 105)
+    assert rates_of(given | {"lr_schedule": "epoch"}, 7) == pytest.approx(expected)
+    assert rates_of(given | {"lr_schedule": "constant"}, 7) == pytest.approx([1e-4] * 105)
     # the warm-up is by step
-    warm = rates_of(given | {"schedule": "epoch", "warmup_epochs": 2}, 7)
+    warm = rates_of(given | {"lr_schedule": "epoch", "warmup_epochs": 2}, 7)
     assert warm[:14] == pytest.approx([1e-4 * (step + 1) / 15 for step in range(14)])
     assert warm[14:21] == pytest.approx([1e-4] * 7) and warm[21] < 1e-4 and warm[21:28] == [warm[21]] * 7
 
