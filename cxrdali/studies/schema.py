@@ -226,7 +226,8 @@ class Submission(Checked):
 
 @dataclass(frozen=True)
 class Study(Checked):
-    """The whole file. packs: paths by name; a study without them has one, --data. settings: of all runs."""
+    """The whole file. packs: paths by name, "" for one that --data gives; a study without them has one, --data. demo:
+    by pack the synthetic hospital that takes its place with --scale demo. settings: of all runs."""
 
     source: Source
     title: str = "Study"
@@ -234,6 +235,7 @@ class Study(Checked):
     labels: str | None = None
     draws: int = setting(1000, legal=at_least(0))
     packs: Mapping[str, str] = field(default_factory=dict)
+    demo: Mapping[str, str] = field(default_factory=dict)
     recipes: Recipes = Recipes()
     settings: Mapping[str, Any] = field(default_factory=dict)
     runs: tuple[RunTable, ...] = ()
