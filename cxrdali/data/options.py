@@ -1,8 +1,10 @@
 """Options of data: how it is split, targeted, ordered, augmented and sampled; and options of the loader."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from cxrdali.data.augment import CUTOUTS, FLIPS
+from cxrdali.data.augment.presets import PRESETS
+from cxrdali.data.augment.written import canonical as canonical_augmentation
 from cxrdali.data.mix import canonical as canonical_mix
 from cxrdali.data.order import ORDERS
 from cxrdali.data.sampler import SAMPLERS, Sampler
@@ -126,15 +128,44 @@ class DataSettings(FoldOptions):
     order: str = setting(
         "global", "windowed: a few shards at a time, for data larger than memory on slow disks.", one_of(ORDERS)
     )
-    flips: str = setting("both", "Along which axes images are mirrored, each with probability 0.5.", one_of(FLIPS))
+    augment_preset: str | None = setting(
+        None,
+        "Flips, cutout and all other augmentation at once; options given beside it count more. paper: both flips and "
+        "cutout (Yamagishi & Hanaoka 2023); mild: one flip and weak changes of place and gray levels, as the winner of "
+        "CXR-LT 2026; none: images stay as they are (docs/recipes.md).",
+        replace(one_of(PRESETS), sets=PRESETS),
+        otherwise="flips alone",
+        before=None,
+    )
+    flips: str = setting(
+        "horizontal", "Along which axes images are mirrored, each with probability 0.5.", one_of(FLIPS)
+    )
     cutout: str = setting(
-        "fixed",
+        "off",
         "fixed: five squares of 5 % of the side, clipped at the border; published: the same, whole at the top and left "
         "border (Yamagishi & Hanaoka 2023); random: one to five of up to 5 %.",
         one_of(CUTOUTS),
     )
     augment: tuple[str, ...] = setting(
-        (), "Further augmentations by name, from plugins or cxrdali/data/augment.", otherwise="none", metavar="NAMES"
+        (),
+        'Further augmentations, with parameters of their own if they need any: "affine(degrees=10, p=0.3), clahe" '
+        "(docs/recipes.md lists them; plugins add to them).",
+        Legal(lambda value: True, "augmentations", read=lambda given: tuple(map(canonical_augmentation, given))),
+        otherwise="none",
+        metavar="NAMES",
+    )
+    mixup: float = setting(
+        0.0,
+        "Blend neighbours of a batch, and their targets, by a share from Beta(mixup, mixup); 0: do not.",
+        at_least(0),
+        before=0.0,
+    )
+    cutmix: float = setting(
+        0.0,
+        "Exchange a square between neighbours of a batch, whose area is a share from Beta(cutmix, cutmix), and blend "
+        "their targets by it; with mixup too, each is done to half of the pairs.",
+        at_least(0),
+        before=0.0,
     )
     findings: str | None = setting(
         None,

@@ -1,7 +1,6 @@
 """What a stage is, and every setting of a training run in groups. Free of torch and timm."""
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
@@ -15,7 +14,7 @@ from cxrdali.registry import choice
 from cxrdali.runs.names import Names, flatten, present, under_present_names
 from cxrdali.runs.optimizer import OptimizerSettings
 from cxrdali.runtime.options import RuntimeSettings
-from cxrdali.setting import Legal, check, setting, strict_converter
+from cxrdali.setting import Legal, check, literal, setting, strict_converter
 from shards.errors import UserError
 
 # Yamagishi & Hanaoka 2023: stage -> side in pixels, global batch
@@ -25,6 +24,7 @@ STAGES = {1: (224, 256), 2: (320, 128), 3: (512, 48)}
 MAY_DIFFER = (
     *(each.name for each in fields(RuntimeSettings) if each.name not in RuntimeSettings.DECIDES),
     "allow_leak",  # asked when a run begins
+    "augment_preset",  # what it stands for is compared
 )
 PATHS = ("init", "oversample_from", "exclude")  # compared by content: a path can be spelled in many ways
 RESOLVED = ("precision",)  # auto means another one elsewhere: config.json's own entry is compared
@@ -159,10 +159,7 @@ def assigned(text: str, where: str = "") -> tuple[str, Any]:
     name, given, value = text.partition("=")
     if not given:
         raise UserError(f"{where or f'--set {text}'}: give a value too, as NAME=VALUE")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
+    parsed = literal(value)
     try:
         flat = names().flat_name(present(name.strip(), parsed))
         if parsed == "none" and type(None) in get_args(names().kind(flat)):

@@ -34,6 +34,6 @@ def retrain_settings(
         "loss": LOSSES["bce"](),
         "epochs": EPOCHS, "warmup_epochs": 1, "lr": LR, "min_lr": 0.0, "patience": None, "checkpointing": False,
         "micro_batch": None, "oversample": (), "oversample_below": None, "oversample_from": None, "allow_leak": False,
-        **({} if augment else {"flips": "none", "cutout": "off"}),
+        **({} if augment else {"augment_preset": "none"}),
     }  # fmt: skip
     return trained.settings.changed(**own).changed(**{**kept, **changes})
