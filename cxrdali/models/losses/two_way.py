@@ -34,5 +34,5 @@ class TwoWay(Loss):
         there, heat = targets > 0, self.two_way_temperature
         lowest = (-logits / heat).masked_fill(~there, LOWEST).logsumexp(dim=axis, keepdim=True) * heat
         highest = logits.masked_fill(there, LOWEST).logsumexp(dim=axis, keepdim=True)
-        some = there.any(dim=axis, keepdim=True)
+        some = there.any(dim=axis, keepdim=True).to(logits.dtype)
         return -F.logsigmoid(-lowest - highest) * some * (some.numel() / some.sum().clamp(min=1))
