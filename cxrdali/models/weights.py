@@ -58,6 +58,10 @@ def load_initial(
         if "findings" in about:
             _match_findings(model, state, tuple(about["findings"].split("\n")), findings, path)
         factor = float(about.get("logit_scale", 1)) / model.logit_scale
+        if factor != 1 and not model.options.head.scales:
+            name = model.options.head.name
+            said_of_head = f"its logits are {factor:g} times those here: the head {name} has no weights to scale them"
+            refused = refused or said_of_head
         state |= {key: state[key] * factor for key in output_keys(model) if factor != 1 and key in state}
     state = {key: value for key, value in state.items() if not key.endswith(COUNTERS) or key in own}
     state |= {key: value for key, value in own.items() if key.endswith(COUNTERS) and key not in state}

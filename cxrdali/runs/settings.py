@@ -87,6 +87,8 @@ class TrainSettings:
             checkpointing=self.runtime.checkpointing,
             head=self.model.head,
             dropout=self.model.dropout,
+            pool=self.model.pool,
+            gem_p=self.model.gem_p,
         )
 
     def changed(self, **given: Any) -> "TrainSettings":
