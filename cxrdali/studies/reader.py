@@ -67,6 +67,9 @@ def read_study(path: Path) -> Study:
     plain = {key: value for key, value in given.items() if key not in (*TABLES, *ARRAYS, "runs", "groups", "settings")}
     more = {key: value for key, value in given.items() if key not in plain}
     whole = _table(source, Study, plain, (), {"source": source, **more})
+    if whole.demo and whole.packs and whole.demo.keys() != whole.packs.keys():
+        differing = min(whole.demo.keys() ^ whole.packs.keys())
+        raise source.error(("demo",), f"pack {differing!r} is not in both [packs] and [demo]; name the same ones")
     if not whole.runs and not whole.recipes.train:
         raise UserError(f"{path}: trains nothing; give [runs.NAME] with settings below it, or train in [recipes]")
     return whole
