@@ -40,7 +40,7 @@ def test_the_model_sees_mixed_images_and_targets_and_a_continued_run_the_same(da
     how = {"mixup": 0.4, "cutmix": 1.0}
     plain = seen(dataset, tmp_path / "plain", settings())
     whole = seen(dataset, tmp_path / "whole", settings(**how))
-    wanted = Pairs(0.4, 1.0, sampling_seed(0, 1))(*plain, 0, 0)
+    wanted = Pairs(0.4, 1.0, sampling_seed(0, 1))(plain[0], 0, 0, plain[1])
     assert torch.equal(whole[0], wanted[0]) and not torch.equal(whole[0], plain[0])
     assert torch.allclose(whole[1], wanted[1])
     assert ((whole[1] > 0.05) & (whole[1] < 0.95)).any()
