@@ -14,7 +14,7 @@ from cxrdali.data.uncertain import UNCERTAIN, canonical, smoothed
 from cxrdali.registry import choice
 from cxrdali.runtime.limits import default_threads
 from cxrdali.runtime.options import DECODE
-from cxrdali.setting import Legal, at_least, check, from_zero_below, one_of, setting
+from cxrdali.setting import Legal, at_least, check, from_zero_below, one_of, setting, spelled
 from shards.dataset.synonyms import FindingsMap
 from shards.errors import UserError
 
@@ -274,7 +274,8 @@ class DataSettings(FoldOptions):
     def soft_targets(self) -> str:
         """Which settings give the training loss targets between 0 and 1, as the command line spells them; "" if none
         does."""
-        words = [f"label-smoothing {self.label_smoothing:g}"] * (self.label_smoothing > 0)
+        names = ("label_smoothing", "mixup", "cutmix")
+        words = [f"{spelled(name)} {getattr(self, name):g}" for name in names if getattr(self, name) > 0]
         return " and ".join([*words, *(f"uncertain {name}" for name in smoothed(self.uncertain))])
 
 

@@ -55,5 +55,7 @@ def test_batches_that_are_not_made_of_pairs_are_refused_and_features_are_not_kep
     message = "mixup: mixes pairs of neighbours, and a batch of 15 is not made of pairs; give a --batch that 2 divides"
     with pytest.raises(UserError, match=message):
         train(settings(batch=15, mixup=0.2), dataset, tmp_path / "run")
+    with pytest.raises(UserError, match="loss two-way: takes no targets between 0 and 1, which mixup 0.2 makes"):
+        settings(loss="two-way", mixup=0.2)
     frozen = settings(frozen=True, init="run", pretrained=True)
     assert is_cached(frozen) and not is_cached(frozen.changed(cutmix=0.5))
