@@ -153,7 +153,7 @@ class DataSettings(FoldOptions):
         "cutout (Yamagishi & Hanaoka 2023); mild: one flip and weak changes of place and gray levels, as the winner of "
         "CXR-LT 2026; none: images stay as they are (docs/recipes.md).",
         replace(one_of(PRESETS), sets=PRESETS),
-        otherwise="flips alone",
+        otherwise="mirrored left to right alone",
         before=None,
     )
     flips: str = setting(
@@ -176,14 +176,14 @@ class DataSettings(FoldOptions):
     mixup: float = setting(
         0.0,
         "Blend neighbours of a batch, and their targets, by a share from Beta(mixup, mixup); 0: do not.",
-        at_least(0),
+        from_zero_below(100),
         before=0.0,
     )
     cutmix: float = setting(
         0.0,
         "Exchange a square between neighbours of a batch, whose area is a share from Beta(cutmix, cutmix), and blend "
         "their targets by it; with mixup too, each is done to half of the pairs.",
-        at_least(0),
+        from_zero_below(100),
         before=0.0,
     )
     findings: str | None = setting(
