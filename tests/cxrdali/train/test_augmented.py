@@ -5,6 +5,8 @@ import json
 import pytest
 
 from cli.options.fields import Texts
+from cxrdali.report.training.data import first_training_images
+from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import settings_of
 from cxrdali.train.retrain import retrain_settings
 from cxrdali.train.trainer import train
@@ -37,8 +39,16 @@ def test_a_run_of_before_goes_on_with_what_it_had(dataset, tmp_path):
     assert train(settings_of(**SMALL, flips="both", cutout="fixed"), dataset, tmp_path / "run").already_finished
 
 
-def test_a_retrained_classifier_sees_images_as_they_are(dataset, tmp_path):
+def test_a_retrained_classifier_sees_images_as_they_are_and_a_report_says_what_is_done(dataset, tmp_path):
     train(settings_of(**SMALL, augment_preset="mild", mixup=0.2), dataset, tmp_path / "run")
     plain, kept = (retrain_settings(tmp_path / "run", dataset, {}, augment).data for augment in (False, True))
     assert (plain.flips, plain.augment, plain.mixup, plain.augment_preset) == ("none", (), 0, "none")
+    augment = ("affine(p=1)", "crop(p=1)", "clahe(p=1)", "noise(p=0)")
+    train(settings_of(**SMALL, augment=augment), dataset, tmp_path / "shown")
+    images, words = first_training_images(Run.open(tmp_path / "shown"), dataset)
+    count = len(images)
+    assert words.split(", ")[1:] == [
+        "0 upside down", "0 with black cutout squares", f"{count} with crop or affine", f"{count} with clahe",
+        "0 with noise",
+    ]  # fmt: skip
     assert (kept.flips, len(kept.augment), kept.mixup, kept.augment_preset) == ("horizontal", 5, 0.2, "mild")
