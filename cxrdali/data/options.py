@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 
 from cxrdali.data.augment import CUTOUTS, FLIPS
+from cxrdali.data.label_weight import canonical as canonical_weight
 from cxrdali.data.mix import canonical as canonical_mix
 from cxrdali.data.order import ORDERS
 from cxrdali.data.sampler import SAMPLERS, Sampler
@@ -122,6 +123,15 @@ class DataSettings(FoldOptions):
         "Of the training loss: s makes a target of 1 to 1 - s / 2, one of 0 to s / 2.",
         from_zero_below(1),
         before=0.0,
+    )
+    label_weight: str | None = setting(
+        None,
+        "How much labels count in the training loss, 1 being all they do: 0.3, or of several packs B=0.3, as for "
+        "pseudo-labels. Class counts and metrics go without it.",
+        Legal(lambda value: True, "a weight", read=canonical_weight),
+        otherwise="1",
+        metavar="NUMBER|PACK=NUMBER,...",
+        before=None,
     )
     order: str = setting(
         "global", "windowed: a few shards at a time, for data larger than memory on slow disks.", one_of(ORDERS)

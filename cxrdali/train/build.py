@@ -81,6 +81,11 @@ class Parts:
         """Of catalog rows, int64 [n] on the CPU, as the training loss sees them: float32 [n, F] on the device."""
         return gpu.sent(self.data.targets.in_training[rows.numpy()], torch.device(self.hardware.device))
 
+    def weights(self, rows: torch.Tensor) -> torch.Tensor | None:
+        """How much the labels of catalog rows, int64 [n] on the CPU, count: float32 [n] on the device; None: all 1."""
+        known = self.data.row_weights
+        return None if known is None else gpu.sent(known[rows.numpy()], torch.device(self.hardware.device))
+
 
 def build(
     settings: TrainSettings,

@@ -14,6 +14,7 @@ from cxrdali.data.targets import any_positive
 from cxrdali.metrics.longtail import GROUPS, groups, without_training
 from cxrdali.metrics.ranking import Scores, without_words
 from cxrdali.models.loss import Loss, effective_images
+from cxrdali.runs import pseudo
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.build import Parts
@@ -54,6 +55,9 @@ def describe(parts: Parts) -> None:
         f"{counted(both, 'subject')} on both sides"
     )
     _describe_views(data, settings.data.view)
+    pseudo.describe(data.labels)
+    if settings.data.label_weight:
+        log.info(f"labels count {settings.data.label_weight} in the training loss")
     _describe_packs(data)
     _describe_folds(settings, data)
     if ranks.world > 1:

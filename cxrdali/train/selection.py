@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cxrdali.data.label_weight import of_rows
 from cxrdali.data.mix import visits
 from cxrdali.data.options import FoldOptions
 from cxrdali.data.splits import released_rows, train_and_validation
@@ -19,6 +20,7 @@ from cxrdali.runs.between import between_packs
 from cxrdali.runs.config_file import read_config
 from cxrdali.runs.exclusion import Excluded, left_out, noted_rows
 from cxrdali.runs.oversampling import Oversampling, chosen_findings, oversampled
+from cxrdali.runs.pseudo import seen_by_teachers
 from cxrdali.runs.reader import has_begun
 from cxrdali.runs.seen import Seen, seen_by_weights
 from cxrdali.runs.settings import TrainSettings, sampling_seed
@@ -36,7 +38,8 @@ class TrainingData:
     targets: float32 [catalog rows, F], NaN where ignored; positives, negatives: int64 [F], in train_rows. seen: these
     images and those that the initial weights have seen (None of a run that continues: its folder has them); leak: on
     how many validation images those were trained, as `Seen.among`; chosen: on which images something was chosen before;
-    excluded: what lists left out of train_rows.
+    excluded: what lists left out of train_rows; row_weights: float32 [catalog rows], how much labels count in the loss
+    (None: all the same).
     """
 
     dataset: Dataset
@@ -53,6 +56,7 @@ class TrainingData:
     leak: tuple[str, ...] | None
     chosen: tuple[Fitted, ...] = ()
     excluded: Excluded | None = None
+    row_weights: np.ndarray | None = None
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -116,7 +120,12 @@ def select_data(settings: TrainSettings, dataset: Dataset, labels: Labels, out: 
         limit = settings.runtime.limit_batches * settings.optimizer.batch  # of each pack
         val_rows = np.concatenate([part.start + part.own(val_rows)[:limit] for part in dataset.parts])
     train_rows, excluded = _without_excluded(settings, dataset, train_rows, val_rows, out if stored else None)
-    check_labelled(labels, train_rows, "the training split")
+    check_labelled(labels, train_rows, "the training split", may_be_pseudo=True)
+    if labels.soft is not None and not settings.loss.soft:
+        raise UserError(
+            f"loss {settings.loss.name}: takes no targets between 0 and 1, as soft pseudo-labels have; attach them "
+            "with --threshold or --above and --below, or give another --loss"
+        )
     wanted = targets(labels, settings.data.uncertain)
     epoch_rows, oversampling = train_rows, None
     if settings.data.oversample or settings.data.oversample_below is not None:
@@ -134,7 +143,7 @@ def select_data(settings: TrainSettings, dataset: Dataset, labels: Labels, out: 
     seed = sampling_seed(settings.seed, settings.stage)
     sampler = visits(settings.data, dataset.starts, epoch_rows, wanted, seed, settings.optimizer.epochs)
     if stored is None:
-        before = seen_by_weights(settings.model.init, dataset)
+        before = seen_by_teachers(seen_by_weights(settings.model.init, dataset), dataset, labels)
         leak = _checked(settings, dataset, labels, before, train_rows, val_rows)
         chosen_before = chosen.before(settings)
         seen = before.after_all(out.resolve().name, dataset, labels, settings.data, train_rows)
@@ -144,7 +153,7 @@ def select_data(settings: TrainSettings, dataset: Dataset, labels: Labels, out: 
         chosen_before = chosen.by_weights(out) or chosen.before(settings)
     return TrainingData(
         dataset, labels, train_rows, val_rows, epoch_rows, wanted, positives, negatives, oversampling, sampler, seen,
-        leak, chosen_before, excluded,
+        leak, chosen_before, excluded, of_rows(settings.data.label_weight, dataset.starts, len(labels.values)),
     )  # fmt: skip
 
 
@@ -176,9 +185,10 @@ def _checked(
     leak = before.among(dataset, labels, val_rows, settings.data.group, "validation images")
     if leak and not settings.data.allow_leak:
         fold = next(_folds_unseen(settings, dataset, labels, before), "")
+        how = "start from other weights" if settings.model.init else "take pseudo-labels of a run that saw none of them"
         raise UserError(
-            f"{settings.model.init}: {leak[0]}, so their scores would say nothing of unseen images; {fold}start from "
-            "other weights, or say --allow-leak"
+            f"{settings.model.init or f'labels {labels.name!r}'}: {leak[0]}, so their scores would say nothing of "
+            f"unseen images; {fold}{how}, or say --allow-leak"
         )
     held = {"validation": val_rows, **{name: released_rows(dataset, labels, name) for name in ("dev", "test")}}
     if shared := between_packs(dataset, train_rows, held):

@@ -251,7 +251,7 @@ class Trainer:
         images = images.to(device, non_blocking=True)
         wanted = parts.targets(rows)
         micro_batch = self.settings.runtime.micro_batch or len(images)
-        loss = parts.step(images, wanted, state.epoch, micro_batch)
+        loss = parts.step(images, wanted, state.epoch, micro_batch, parts.weights(rows))
         if self.hooks.on_step:
             lr = parts.step.optimizer.param_groups[0]["lr"]
             self.hooks.on_step(StepRecord(state.epoch, state.position, lr, rows, images, loss))
