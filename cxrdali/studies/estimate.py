@@ -92,6 +92,8 @@ def predicting_hours(rate: Rate, images: int, tta: str) -> float:
 def hours(plan: Plan, name: str, rate: Rate, epochs: int, to_do: Mapping[str, str | None]) -> tuple[float, float]:
     """Of training a run for so many epochs, and of its predictions that are to be done."""
     settings, base = plan.models[name][0], plan.bases[name]
-    training = training_hours(rate, epoch_images(plan, name)[0], len(base.splits["val"]), epochs, is_cached(settings))
+    cached = is_cached(settings)
+    passes = 1 if cached or settings.optimizer.ema_decay is None else 2  # the average is validated, too
+    training = training_hours(rate, epoch_images(plan, name)[0], passes * len(base.splits["val"]), epochs, cached)
     asked = [each for each in plan.asked if each.model == name and to_do[each.step]]
     return training, sum(predicting_hours(rate, len(base.splits[each.split]), each.tta) for each in asked)
