@@ -86,6 +86,11 @@ class FoldOptions:
             raise UserError("fold-rule catalog: has neither a fold-seed nor stratify; leave these out")
 
     @property
+    def shares_patients(self) -> bool:
+        """Whether several packs have the same patients."""
+        return False
+
+    @property
     def how(self) -> str:
         """What is not the default in how images are divided, to follow "fold 0 of 5": "", or ", stratified"."""
         words = (
@@ -227,6 +232,10 @@ class DataSettings(FoldOptions):
                 "--oversample-below, the AP under which" if below is None else "--oversample-from, the run whose AP"
             )
             raise UserError(f"oversampling by AP needs {missing} decides; give both")
+
+    @property
+    def shares_patients(self) -> bool:
+        return self.same_patients is not None
 
     @property
     def soft_targets(self) -> str:

@@ -24,22 +24,16 @@ def train_and_validation(dataset: Dataset, labels: Labels, options: FoldOptions)
     """Rows of the released training split: those of all folds but one, and those of the one: int64 [n], int64 [m].
 
     Both of the view in `options` alone; folds are made of all images, so they are the same for each view. Pseudo-labels
-    never validate: all of them train, but for patients of the fold where another pack may have the same.
+    never validate: all of them train, but for the fold's patients where packs have the same ones.
     """
     released, fold = in_folds(dataset, labels, options)
     inside, kept = fold == options.fold, np.ones(len(fold), dtype=bool)
     pseudo = [part for part, own in zip(dataset.parts, labels.apart(), strict=True) if own.pseudo is not None]
-    if len(pseudo) == len(dataset.parts):
-        raise UserError(
-            f"{dataset.root}: labels {labels.name!r} are pseudo-labels, on which nothing is validated; train on them "
-            "beside a pack with labels of its own, as in --data A --data B --labels A=NAME,B=NAME"
-        )
     for part in dataset.parts:
         place = slice(*np.searchsorted(released, [part.start, part.stop]))
         own = inside[place]
         if part in pseudo:
-            shared = any(part.name in group for group in dataset.shared_patients)
-            kept[place], inside[place] = ~own if shared else True, False
+            kept[place], inside[place] = ~own if options.shares_patients else True, False
             continue
         if own.all() or not own.any():
             holds = "all" if own.any() else "none"

@@ -116,20 +116,19 @@ def ranked(values: np.ndarray, labels: Labels, rows: np.ndarray) -> np.ndarray:
 
 
 def check_labelled(labels: Labels, rows: np.ndarray, what: str, may_be_pseudo: bool = False) -> None:
-    """Raises UserError if no finding has a value in `rows`: such a split was released without labels. So it does for
-    what a run predicted, unless that may be."""
-    for each in () if may_be_pseudo else labels.apart():
-        if each.pseudo is not None:
-            raise UserError(
-                f"labels {each.name!r} are pseudo-labels, predicted by {each.pseudo['run']}: a score on them says how "
-                "far others agree with it; give labels that were not predicted, with --labels"
-            )
+    """Raises UserError if no finding has a value in `rows`: such a split was released without labels. So it does if a
+    run predicted any of them, unless that may be."""
     # one finding that is never mentioned is a fact of the release; all of them are a table without labels
-    packs = [(pack.pack, pack.start, pack.stop) for pack in labels.packs] or [("", 0, len(labels.values))]
-    for pack, start, stop in packs:
+    packs = [(each.pack, each.start, each.stop, each) for each in labels.packs] or [("", 0, len(labels.values), labels)]
+    for pack, start, stop, its in packs:
         own = rows[(rows >= start) & (rows < stop)]
         if pack and not len(own):
             continue
+        if its.pseudo is not None and not may_be_pseudo:
+            raise UserError(
+                f"labels {its.name!r} are pseudo-labels, predicted by {its.pseudo['run']}: a score on them says how "
+                "far others agree with it; give labels that were not predicted, with --labels"
+            )
         if any((piece < Labels.UNKNOWN).any() for piece in _pieces(labels.values, own)):
             continue
         whose = f"{pack}: " if pack else ""

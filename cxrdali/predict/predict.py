@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cxrdali.data.loader import Loader, nearest_stored
-from cxrdali.data.options import FOLDS, TRAINED_ON, FoldOptions, LoaderOptions
+from cxrdali.data.options import TRAINED_ON, LoaderOptions
 from cxrdali.data.splits import of_view, select, train_and_validation
 from cxrdali.models import weights_file
 from cxrdali.models.classifier import Classifier, create
@@ -175,12 +175,14 @@ def split_rows(run: Run, dataset: Dataset, labels: Labels, split: str, view: str
         without = f", so its {split} split is not there; choose dev, test or all"
         rows = run_rows(run, dataset, labels, without)[split == "val"]
         if view not in (None, run.fold.view):
-            folds = {name: getattr(run.fold, name) for name in FOLDS} | {"view": "all"}
-            train, val = train_and_validation(dataset, labels, FoldOptions(**folds))
+            train, val = train_and_validation(dataset, labels, replace(run.fold, view="all"))
             rows = val if split == "val" else trained_rows(run, dataset, train)
     rows = of_view(dataset, rows, view or "all")
     if not len(rows):
-        raise UserError(f"{dataset.root}: no {view} image in split {split!r}; give another --view or --split")
+        what = f"{view} image" if view else "image"
+        raise UserError(
+            f"{dataset.root}: no {what} in split {split!r}; give another {'--view or ' * bool(view)}--split"
+        )
     return rows
 
 

@@ -39,7 +39,7 @@ class TrainingData:
     images and those that the initial weights have seen (None of a run that continues: its folder has them); leak: on
     how many validation images those were trained, as `Seen.among`; chosen: on which images something was chosen before;
     excluded: what lists left out of train_rows; row_weights: float32 [catalog rows], how much labels count in the loss
-    (None: all the same).
+    (None: all the same); select_view: the view whose validation images choose the best epoch (None: all choose).
     """
 
     dataset: Dataset
@@ -57,6 +57,7 @@ class TrainingData:
     chosen: tuple[Fitted, ...] = ()
     excluded: Excluded | None = None
     row_weights: np.ndarray | None = None
+    select_view: str | None = None
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -116,6 +117,11 @@ def select_data(settings: TrainSettings, dataset: Dataset, labels: Labels, out: 
     """
     stored = read_config(out) if has_begun(out) else None
     train_rows, val_rows = train_and_validation(dataset, labels, settings.data)
+    if not len(val_rows):
+        raise UserError(
+            f"{dataset.root}: labels {labels.name!r} are pseudo-labels, on which nothing is validated; train on them "
+            "beside a pack with labels of its own, as in --data A --data B --labels A=NAME,B=NAME"
+        )
     if settings.runtime.limit_batches:
         limit = settings.runtime.limit_batches * settings.optimizer.batch  # of each pack
         val_rows = np.concatenate([part.start + part.own(val_rows)[:limit] for part in dataset.parts])
@@ -154,6 +160,7 @@ def select_data(settings: TrainSettings, dataset: Dataset, labels: Labels, out: 
     return TrainingData(
         dataset, labels, train_rows, val_rows, epoch_rows, wanted, positives, negatives, oversampling, sampler, seen,
         leak, chosen_before, excluded, of_rows(settings.data.label_weight, dataset.starts, len(labels.values)),
+        settings.optimizer.select_view,
     )  # fmt: skip
 
 

@@ -197,7 +197,8 @@ class Trainer:
         for each in candidates:
             row |= each.columns
         how = self.settings.optimizer
-        reached, averaged = candidate(row, chosen_by(how.select_by, how.select_pack, bool(candidates[0].by_pack)))
+        several = bool(candidates[0].by_pack)
+        reached, averaged = candidate(row, chosen_by(how.select_by, how.select_pack, several, how.select_view))
         found = candidates[averaged]
         # the first epoch is kept even where the score is undefined
         is_best = state.best_epoch == 0 or reached > state.best_score or math.isnan(state.best_score)

@@ -57,11 +57,6 @@ class Dataset(ABC):
         return {part.name: part.start for part in self.parts}
 
     @property
-    def shared_patients(self) -> tuple[tuple[str, ...], ...]:
-        """Groups of packs, by name, of which equal subject ids are one patient."""
-        return ()
-
-    @property
     @abstractmethod
     def sizes(self) -> list[int]:
         """Stored sizes present on this disk, or in the bucket, in pixels, ascending; of several packs those of all."""

@@ -84,10 +84,6 @@ class Union(Dataset):
         return any(part.dataset.synthetic for part in self.parts)
 
     @property
-    def shared_patients(self) -> tuple[tuple[str, ...], ...]:
-        return self.options.same_patients
-
-    @property
     def sizes(self) -> list[int]:
         return sorted(set.intersection(*(set(part.dataset.sizes) for part in self.parts)))
 

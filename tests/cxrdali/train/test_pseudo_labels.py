@@ -241,8 +241,9 @@ def test_soft_labels_reach_the_loss_as_they_are_and_never_validate(dataset, pack
     np.testing.assert_allclose(data.positives, sums, atol=0.51)
     np.testing.assert_array_equal(data.positives + data.negatives, len(data.train_rows))
     assert data.row_weights.tolist() == pytest.approx([1.0] * start + [0.3] * (rows - start))
+    alone = PackedDataset.open(pack)
     with pytest.raises(UserError, match="are pseudo-labels, on which nothing is validated; train on them beside"):
-        train_and_validation(PackedDataset.open(pack), PackedDataset.open(pack).labels("pseudo"), FoldOptions())
+        select_data(settings_of(**SMALL, labels="pseudo"), alone, alone.labels("pseudo"), tmp_path / "run")
     stratified = fold_positives(union, labels, FoldOptions(folds=3, stratify=True))
     assert (
         sum(stratified["Edema"])
@@ -260,7 +261,8 @@ def test_patients_of_the_fold_do_not_train_through_pseudo_labels(dataset, bare, 
     Predictions(ids, teacher.findings, values, Provenance("logit", "x", "all")).write(tmp_path / "p.parquet")
     options = {"same_patients": (("mimic", "other"),)}
     union, labels = of_both(dataset, attached(twin, tmp_path / "p.parquet", soft=True), **options)
-    train_rows, val_rows = train_and_validation(union, labels, FoldOptions(folds=3))
+    asked = settings_of(**SMALL, same_patients="mimic,other").data
+    train_rows, val_rows = train_and_validation(union, labels, asked)
     subjects = union.catalog["subject_id"].to_numpy()
     assert not set(subjects[train_rows]) & set(subjects[val_rows])
     left = [row for row in range(len(dataset.catalog), 2 * len(dataset.catalog)) if row not in set(train_rows)]
@@ -334,6 +336,13 @@ def test_a_run_trains_on_both_and_says_so_and_weight_changes_it(dataset, pack, p
     line = f"labels pseudo: pseudo-labels of {number} images, predicted by teacher, soft; they train and never validate"
     assert line in said
     assert "labels count other=0.01 in the training loss" in said
+    trained, val = Run.open(tmp_path / "0"), Run.open(tmp_path / "0").val_predictions
+    same = predict(trained.path, union, "val", PredictOptions(device="cpu"))
+    np.testing.assert_array_equal(same.values, predictions.read(val).values)
+    scored = evaluate(val, union, labels, EvaluateOptions(draws=0))
+    assert scored["images"] == len(same.values) and scored["all"]["mAP"] == pytest.approx(trained.best["mAP"])
+    with pytest.raises(UserError, match="no image in split 'val'; give another --split"):
+        predict(trained.path, found, "val", PredictOptions(device="cpu"))
     assert [each.name for each in seen_by(Run.open(tmp_path / "0"), union).runs] == ["teacher", "0", "0"]
 
 
