@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cxrdali.data.sampler import epoch_samples
 from cxrdali.data.targets import targets
 from cxrdali.models.tta import TTA
 from cxrdali.runs.oversampling import chosen_findings, oversampled
@@ -64,7 +65,8 @@ def epoch_images(plan: Plan, name: str) -> tuple[int, bool]:
     """Images in an epoch of a model, and whether that is all: what is oversampled by an AP is known only after it."""
     settings, base = plan.models[name][0], plan.bases[name]
     if not settings.data.oversample and settings.data.oversample_below is None:
-        return len(base.train_rows), True
+        how, wanted = settings.data.sampler, targets(base.labels, settings.data.uncertain)
+        return epoch_samples(how.over(base.train_rows, wanted, 0, 1), base.train_rows), True
     source = settings.data.oversample_from and Path(settings.data.oversample_from)
     findings = base.labels.findings
     try:
