@@ -14,6 +14,7 @@ from cxrdali.predict.options import PseudoOptions
 from cxrdali.predictions import Kind, Predictions
 from cxrdali.runs.reader import Run
 from cxrdali.runs.seen import Seen, seen_by
+from cxrdali.runs.seen_together import together
 from shards.dataset.labels import PSEUDO_KEY, SEEN_KEY, Labels
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
@@ -46,7 +47,7 @@ def make(path: Path, dataset: PackedDataset, options: PseudoOptions, teachers: S
     for run in map(Run.open, teachers):
         if run.name not in (about.run or run.name):
             raise UserError(f"{run.path}: is not {about.run}, which predicted {path}; give the folder of its run")
-        seen = seen.and_of(seen_by(run, dataset))
+        seen = together(seen, seen_by(run, dataset))
     values = _values(path, predicted, options)
     found = {
         "how": options.how, "run": about.run or str(path), "labels": about.labels, "dataset": about.dataset,

@@ -2,7 +2,8 @@
 
 import logging
 
-from cxrdali.runs.seen import Seen, parse_list
+from cxrdali.runs.seen import Seen, read_list
+from cxrdali.runs.seen_together import together
 from shards.dataset.dataset import Dataset
 from shards.dataset.labels import SEEN_KEY, Labels
 from shards.words import counted
@@ -21,8 +22,9 @@ def seen_by_teachers(before: Seen, dataset: Dataset, labels: Labels) -> Seen:
             continue
         table = part.dataset.label_file(own.name)
         stored = table.metadata().get(SEEN_KEY)
-        teacher = Seen(unknown=(str(own.pseudo["run"]),)) if stored is None else parse_list(table.path, stored)
-        seen = seen.and_of(teacher)
+        teacher = Seen(unknown=(str(own.pseudo["run"]),)) if stored is None else read_list(table.path, stored)
+        if teacher.unknown or not set(teacher.runs) <= set(seen.runs):
+            seen = together(seen, teacher)
     return seen
 
 

@@ -25,7 +25,6 @@ from cxrdali.data.splits import rows_sha256, train_and_validation
 from cxrdali.models import weights_file
 from cxrdali.predictions import ABOUT, CHECKSUM
 from cxrdali.runs.layout import BEST, CONFIG, SEEN
-from cxrdali.runs.met import IDS, met, sentence
 from cxrdali.runs.reader import Run
 from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
@@ -40,6 +39,7 @@ from shards.storage.table_file import MOST
 
 log = logging.getLogger(__name__)
 
+IDS = ["image", "study", "patient", "pixels"]
 BITS = 63  # runs that are told apart; later ones of a longer chain share the last bit
 _RUN = {"name": str, "fold": int, "folds": int, "group": str, "labels": str, "labels_sha256": str, "dataset": str}
 _RULE = {"fold_seed?": int, "stratify?": bool, "fold_rule?": str, "view?": str}
@@ -98,11 +98,7 @@ class Seen:
 
     def after(self, run: Trained, dataset: PackedDataset, rows: np.ndarray) -> "Seen":
         """With a further run, which trained on these catalog rows."""
-        return self.with_images(run, hashes_of(dataset).iloc[rows])
-
-    def with_images(self, run: Trained, own: pd.DataFrame) -> "Seen":
-        """With a further run; own: IDS of the images that it trained on."""
-        bit = np.uint64(1 << min(len(self.runs), BITS - 1))
+        own, bit = hashes_of(dataset).iloc[rows], np.uint64(1 << min(len(self.runs), BITS - 1))
         if not len(self.images):
             images = own.assign(by=bit).reset_index(drop=True)
             return replace(self, runs=(*self.runs, run), images=images)
@@ -111,18 +107,6 @@ class Seen:
         by[places[places >= 0]] |= bit
         images = pd.concat([self.images.assign(by=by), own[places < 0].assign(by=bit)], ignore_index=True)
         return replace(self, runs=(*self.runs, run), images=images)
-
-    def and_of(self, other: "Seen") -> "Seen":
-        """With what others have seen, too, whose runs come last; those that both have are there once."""
-        seen = replace(self, unknown=tuple(dict.fromkeys([*self.unknown, *other.unknown])))
-        for place, run in enumerate(other.runs):
-            if run not in seen.runs:
-                seen = seen.with_images(run, other.images_of(place)[IDS])
-        return seen
-
-    def images_of(self, place: int) -> pd.DataFrame:
-        """The images that a run, by its place, trained on."""
-        return self.images[(self.images["by"].to_numpy() >> np.uint64(min(place, BITS - 1))) & np.uint64(1) == 1]
 
     def after_all(self, name: str, dataset: Dataset, labels: Labels, split: FoldOptions, rows: np.ndarray) -> "Seen":
         """With a run `name` that trained on these catalog rows, of one pack or several."""
@@ -155,7 +139,7 @@ class Seen:
             for count, words in found:
                 counts[words] = counts.get(words, 0) + count
             found = [(count, words) for words, count in counts.items()]
-        return (sentence(itself, related, found, group, what),)
+        return (_sentence(itself, related, found, group, what),)
 
     def _among(
         self, dataset: PackedDataset, labels: Labels, rows: np.ndarray, group: str, found: list[tuple[int, str]]
@@ -167,8 +151,8 @@ class Seen:
         own = hashes_of(dataset)
         itself, related = np.zeros(len(own), dtype=bool), np.zeros(len(own), dtype=bool)
         for place, run in enumerate(self.runs):
-            its = self.images_of(place)
-            same, others, by = met(own, its, run, dataset, group)
+            its = self.images[(self.images["by"].to_numpy() >> np.uint64(min(place, BITS - 1))) & np.uint64(1) == 1]
+            same, others, by = _met(own, its, run, dataset, group)
             itself, related = itself | same, related | others
             if (same | others)[rows].any():
                 found.append((int(same[rows].sum()), run.words(dataset, labels, group) + by))
@@ -263,18 +247,10 @@ def _places(init: Path, starting: Run | None) -> Iterator[Path]:
             yield path
 
 
-def read_list(path: Path) -> Seen:
-    """A run's seen.parquet. Raises UserError if it is not what was written."""
+def read_list(path: Path, data: bytes | None = None) -> Seen:
+    """A run's seen.parquet, or what is in another file, `data`. Raises UserError if it is not what was written."""
     try:
-        return parse_list(path, read_regular(path, MOST))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); restore it") from error
-
-
-def parse_list(path: Path, data: bytes) -> Seen:
-    """What `Seen.as_bytes` gave, of the file `path`. Raises UserError if it is not that."""
-    try:
-        table = bounded(path, data)
+        table = bounded(path, read_regular(path, MOST) if data is None else data)
         about, images = table.schema.metadata[ABOUT], table.to_pandas()
         content = parse_json(about)
         check_kinds(content, _ABOUT)
@@ -317,3 +293,47 @@ def hashes_of(dataset: PackedDataset) -> pd.DataFrame:
             made["pixels"][at : at + len(piece)][nothing.to_numpy(zero_copy_only=False)] = 0
         at += len(piece)
     return pd.DataFrame(made, copy=False)
+
+
+def _met(
+    own: pd.DataFrame, its: pd.DataFrame, run: Trained, dataset: PackedDataset, group: str
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Which of a dataset's images a run trained on, bool [rows], of which others it knows study or patient, bool
+    [rows], and words for what that is known by, where ids alone say so."""
+    same, study, patient = (np.isin(own[name], its[name]) for name in IDS[:3])
+    words = ""
+    if run.dataset != dataset.id:
+        equal = np.zeros(len(own), dtype=bool)
+        if run.hashed is not None and run.hashed == dataset.info.get("hashed"):
+            equal = np.isin(own["pixels"], its.loc[its["pixels"] != 0, "pixels"])
+            there = its.drop_duplicates("image").set_index("image")["pixels"]
+            compared = np.stack([own["pixels"][same], there.reindex(own["image"][same])])
+            compared = compared[:, (compared != 0).all(axis=0)]
+            differing = int((compared[0] != compared[1]).sum())
+            if 2 * differing > compared.shape[1]:
+                log.info(
+                    f"note: {differing:,} images have ids of images that {run.name} was trained on, and other pixels: "
+                    "they count as others"
+                )
+                same[:] = study[:] = False
+        elif same.any():
+            words = ", by their ids: pixels of other sizes do not compare"
+        if not (same | study).any():  # other hospitals have a patient 1, too
+            patient[:] = False
+        same |= equal
+        if not same.any():
+            words = ", by the ids of studies alone"
+    study |= np.isin(own["study"], own["study"][same])
+    patient |= np.isin(own["patient"], own["patient"][same])
+    return same, (study | patient if group == "subject" else study) & ~same, words
+
+
+def _sentence(itself: np.ndarray, related: np.ndarray, found: list[tuple[int, str]], group: str, what: str) -> str:
+    """itself, related: bool [n]; found: how many images each run trained on, and its words."""
+    trained, others, of = int(itself.sum()), int(related.sum()), f"{len(itself):,} {what}"
+    related_to = f"other images of {'patients' if group == 'subject' else 'studies'} that were trained on"
+    if not trained:
+        return f"{others:,} of {of} are {related_to} by {', '.join(words for _, words in found)}"
+    runs = [(count, words) for count, words in found if count]
+    by = f" by {runs[0][1]}" if len(runs) == 1 else ": " + ", ".join(f"{count:,} by {words}" for count, words in runs)
+    return f"{trained:,} of {of} were trained on{by}" + (f", and {others:,} more are {related_to}" if others else "")
