@@ -123,6 +123,11 @@ class Parts:
         the network sees."""
         return values if self.settings.study is None else self.val_loader.by_image(values)
 
+    def weights(self, rows: torch.Tensor) -> torch.Tensor | None:
+        """How much the labels of catalog rows, int64 [n] on the CPU, count: float32 [n] on the device; None: all 1."""
+        known = self.data.row_weights
+        return None if known is None else gpu.sent(known[rows.numpy()], torch.device(self.hardware.device))
+
 
 def build(
     settings: TrainSettings,

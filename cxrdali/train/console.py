@@ -16,6 +16,7 @@ from cxrdali.data.targets import any_positive
 from cxrdali.metrics.longtail import GROUPS, groups, without_training
 from cxrdali.metrics.ranking import Scores, without_words
 from cxrdali.models.loss import Loss, effective_images
+from cxrdali.runs import pseudo
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.settings import GROWING, TrainSettings
 from cxrdali.train.build import Parts
@@ -62,6 +63,9 @@ def describe(parts: Parts) -> None:
             f"{counted(len(data.of_studies.studies.first), 'study')} to train on, in batches of whole ones; fusion "
             f"{settings.study.fusion}"
         )
+    pseudo.describe(data.labels)
+    if settings.data.label_weight:
+        log.info(f"labels count {settings.data.label_weight} in the training loss")
     _describe_packs(data)
     _describe_folds(settings, data)
     if ranks.world > 1:

@@ -206,7 +206,8 @@ class Trainer:
         for each in candidates:
             row |= each.columns
         how = self.settings.optimizer
-        reached, averaged = candidate(row, chosen_by(how.select_by, how.select_pack, bool(candidates[0].by_pack)))
+        several = bool(candidates[0].by_pack)
+        reached, averaged = candidate(row, chosen_by(how.select_by, how.select_pack, several, how.select_view))
         found = candidates[averaged]
         # the first epoch of a size is kept even where the score is undefined; scores of two sizes are not compared
         is_best = (
@@ -271,7 +272,7 @@ class Trainer:
             start = state.position + self.ranks.rank * parts.share
             images, wanted = parts.pairs(images, wanted, state.epoch, start)
         micro_batch = self.settings.runtime.micro_batch or len(images)
-        loss = parts.step(images, wanted, state.epoch, micro_batch)
+        loss = parts.step(images, wanted, state.epoch, micro_batch, parts.weights(rows))
         if self.hooks.on_step:
             lr = parts.rates.rate(state.epoch)
             self.hooks.on_step(StepRecord(state.epoch, state.position, lr, rows, images, loss))
