@@ -15,7 +15,7 @@ from cxrdali.data.uncertain import UNCERTAIN, canonical, smoothed
 from cxrdali.registry import choice
 from cxrdali.runtime.limits import default_threads
 from cxrdali.runtime.options import DECODE
-from cxrdali.setting import Legal, at_least, check, from_zero_below, one_of, setting
+from cxrdali.setting import Legal, at_least, check, from_zero_below, one_of, setting, spelled
 from shards.dataset.synonyms import FindingsMap
 from shards.errors import UserError
 
@@ -168,7 +168,7 @@ class DataSettings(FoldOptions):
         "cutout (Yamagishi & Hanaoka 2023); mild: one flip and weak changes of place and gray levels, as the winner of "
         "CXR-LT 2026; none: images stay as they are (docs/recipes.md).",
         replace(one_of(PRESETS), sets=PRESETS),
-        otherwise="flips alone",
+        otherwise="mirrored left to right alone",
         before=None,
     )
     flips: str = setting(
@@ -191,14 +191,14 @@ class DataSettings(FoldOptions):
     mixup: float = setting(
         0.0,
         "Blend neighbours of a batch, and their targets, by a share from Beta(mixup, mixup); 0: do not.",
-        at_least(0),
+        from_zero_below(100),
         before=0.0,
     )
     cutmix: float = setting(
         0.0,
         "Exchange a square between neighbours of a batch, whose area is a share from Beta(cutmix, cutmix), and blend "
         "their targets by it; with mixup too, each is done to half of the pairs.",
-        at_least(0),
+        from_zero_below(100),
         before=0.0,
     )
     findings: str | None = setting(
@@ -293,7 +293,8 @@ class DataSettings(FoldOptions):
     def soft_targets(self) -> str:
         """Which settings give the training loss targets between 0 and 1, as the command line spells them; "" if none
         does."""
-        words = [f"label-smoothing {self.label_smoothing:g}"] * (self.label_smoothing > 0)
+        names = ("label_smoothing", "mixup", "cutmix")
+        words = [f"{spelled(name)} {getattr(self, name):g}" for name in names if getattr(self, name) > 0]
         return " and ".join([*words, *(f"uncertain {name}" for name in smoothed(self.uncertain))])
 
 

@@ -270,7 +270,7 @@ class Trainer:
         wanted = parts.targets(rows)
         if parts.pairs:
             start = state.position + self.ranks.rank * parts.share
-            images, wanted = parts.pairs(images, wanted, state.epoch, start)
+            images, wanted = parts.pairs(images, state.epoch, start, wanted)
         micro_batch = self.settings.runtime.micro_batch or len(images)
         loss = parts.step(images, wanted, state.epoch, micro_batch, parts.weights(rows))
         if self.hooks.on_step:
