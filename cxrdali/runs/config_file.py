@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cxrdali.runs.layout import CONFIG
-from cxrdali.runs.names import flatten
+from cxrdali.runs.names import flatten, under_present_names
 from cxrdali.runs.settings import names
 from shards.errors import UserError
 from shards.storage.sealed import check_kinds, maybe, read_json
@@ -39,6 +39,7 @@ KINDS = {  # the kinds of settings are those of TrainSettings
     ),
     "excluded?": {"images": int, "sha256": str, "lists": [{"name": str, "sha256": str}]},
     "compile?": maybe({"on": bool}),
+    "at_size?": int,
     "device?": str,
     "processes?": int,
     "synthetic?": bool,
@@ -62,6 +63,7 @@ def read_config(path: Path) -> dict:
             raise ValueError("a finding is duplicated, or without its count")
         if min([0, *(counts or []), *(selection.get(f"{part}_images", 0) for part in ("train", "val"))]) < 0:
             raise ValueError("a number of images is below 0")
+        config["settings"] = under_present_names(config["settings"])
         for name, value in flatten(config["settings"]).items():
             if name in names().all() and value is not None:
                 names().read(name, value)

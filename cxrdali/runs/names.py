@@ -4,6 +4,7 @@ A name has a path in the groups: lr is optimizer.lr, asl_clip is loss.asl_clip i
 loss, a sampler or a head, the group holds its name and its parameters: {"name": "asl", "asl_clip": 0.05, ...}.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import cache
@@ -13,6 +14,8 @@ from cxrdali.registry import Named, Registry, parameter_names
 from cxrdali.setting import read_value, spelled
 from shards.errors import UserError
 from shards.words import near
+
+RENAMED_VALUES = ("step", "epoch", "constant")  # that `schedule` had before it was lr_schedule
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,20 @@ class Place:
     field: Field
     kind: Any
     having: tuple[str, ...] = ()
+
+
+def present(name: str, value: object) -> str:
+    """The name that a setting has today, flat or dotted: older runs, recipes, studies and command lines call the
+    optimizer's lr_schedule `schedule`. The value tells, since another setting may have that name."""
+    return re.sub(r"^(optimizer\.)?schedule$", r"\1lr_schedule", name) if value in RENAMED_VALUES else name
+
+
+def under_present_names(stored: dict[str, Any]) -> dict[str, Any]:
+    """Values by name, in groups or flat, as `present` has them."""
+    return {
+        present(name, value): under_present_names(value) if isinstance(value, dict) else value
+        for name, value in stored.items()
+    }
 
 
 def leaves(group: type, path: tuple[str, ...] = ()) -> Iterator[Place]:
@@ -102,10 +119,11 @@ class Names:
     def put(self, nested: dict[str, Any], given: Mapping[str, Any]) -> None:
         """Write values by flat or dotted name into groups; None where a setting cannot be None is its default.
 
+        A choice that stands for other settings writes those too, where they are not given beside it.
         A newly chosen loss, sampler or head keeps what it shares with the one before. Raises UserError for a name that
         there is not, a parameter that the choice does not have, or a value of another type.
         """
-        values = {self.flat_name(name): value for name, value in given.items()}
+        values = self._spelled_out({self.flat_name(present(name, value)): value for name, value in given.items()})
         for what in self.choices:
             if values.get(what) is not None:
                 self._choose(nested, what, values[what])
@@ -125,6 +143,14 @@ class Names:
         for layer in layers:
             self.put(nested, layer)
         return nested
+
+    def _spelled_out(self, values: dict[str, Any]) -> dict[str, Any]:
+        """With the settings that a choice stands for (`Legal.sets`); those that are given count more."""
+        for name in [each for each in values if each in self.settings]:
+            legal = self.settings[name].field.metadata.get("legal")
+            if legal and legal.sets:
+                values = {**legal.sets.get(str(values[name]), {}), **values}
+        return values
 
     def _choose(self, nested: dict[str, Any], what: str, value: Any) -> None:
         chosen = value.as_json() if isinstance(value, Named) else {"name": value}

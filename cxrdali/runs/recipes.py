@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cxrdali.runs.layout import REPLACED
-from cxrdali.runs.names import flatten
+from cxrdali.runs.names import flatten, present
 from cxrdali.runs.settings import TrainSettings, names, settings_of
 from cxrdali.setting import read_value
 from shards.errors import UserError
@@ -183,7 +183,7 @@ def flat_settings(table: Mapping[str, Any], others: tuple[str, ...] = WORDS) -> 
             continue
         if name.endswith("init"):  # of a recipe it is the run of another one
             raise UserError(f"unknown setting {name!r}; a recipe starts from another one, with starts_from")
-        flat = names().flat_name(name, others)
+        flat = names().flat_name(present(name, value), others)
         found[flat] = names().read(flat, value)
     return found
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from cxrdali.runs import same_data
 from cxrdali.runs.layout import REPLACED
+from cxrdali.runs.names import under_present_names
 from shards.errors import UserError
 from shards.storage.files import (
     check_inside,
@@ -290,6 +291,7 @@ def _plain(settings: dict) -> dict:
 
 
 def _change(there: dict, here: dict) -> str | None:
+    there = under_present_names(there)
     for name in sorted({*there, *here}):
         if name == "dataset" and isinstance(here.get(name), dict):
             known = there.get(name)  # earlier versions wrote the id alone

@@ -6,6 +6,7 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from cxrdali.runs.names import present
 from cxrdali.runs.recipes import TAKEN, flat_settings
 from cxrdali.runs.settings import names
 from cxrdali.setting import read_value
@@ -25,6 +26,7 @@ from cxrdali.studies.schema import (
     Recipes,
     RunTable,
     Study,
+    StudyMean,
     Submission,
     Views,
 )
@@ -33,7 +35,10 @@ from shards.errors import UserError
 from shards.words import choices
 
 T = TypeVar("T")
-TABLES = {"recipes": Recipes, "views": Views, "evaluate": Evaluate, "matrix": Matrix, "submission": Submission}
+TABLES = {
+    "recipes": Recipes, "views": Views, "study_mean": StudyMean, "evaluate": Evaluate, "matrix": Matrix,
+    "submission": Submission,
+}  # fmt: skip
 ARRAYS = {
     "predict": Predict, "ensembles": Ensemble, "calibrate": Calibrate, "comparisons": Comparison, "claims": Claim,
 }  # fmt: skip
@@ -62,6 +67,9 @@ def read_study(path: Path) -> Study:
     plain = {key: value for key, value in given.items() if key not in (*TABLES, *ARRAYS, "runs", "groups", "settings")}
     more = {key: value for key, value in given.items() if key not in plain}
     whole = _table(source, Study, plain, (), {"source": source, **more})
+    if whole.demo and whole.packs and whole.demo.keys() != whole.packs.keys():
+        differing = min(whole.demo.keys() ^ whole.packs.keys())
+        raise source.error(("demo",), f"pack {differing!r} is not in both [packs] and [demo]; name the same ones")
     if not whole.runs and not whole.recipes.train:
         raise UserError(f"{path}: trains nothing; give [runs.NAME] with settings below it, or train in [recipes]")
     return whole
@@ -160,7 +168,8 @@ def _grid(source: Source, given: Mapping[str, Any], at: Path_) -> dict[str, tupl
     found: dict[str, tuple[Any, ...]] = {}
     for key, values in given.items():
         try:
-            flat = names().flat_name(key)
+            first = values[0] if isinstance(values, list) and values else None
+            flat = names().flat_name(present(key, first))
             if values == EVERY and flat == "fold":
                 found[flat] = (EVERY,)
                 continue

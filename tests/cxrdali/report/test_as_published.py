@@ -89,16 +89,16 @@ def test_a_run_of_an_older_version_has_what_it_had(tmp_path):
     """Before there was dropout, a schedule and cb_terms, positives alone were weighted."""
     run = run_of(tmp_path, "ld-cb-focal")
     config = read_json(run.path / "config.json")
-    for group, name in (("model", "dropout"), ("optimizer", "schedule"), ("loss", "cb_terms")):
+    for group, name in (("model", "dropout"), ("optimizer", "lr_schedule"), ("loss", "cb_terms")):
         config["settings"][group].pop(name)
     (run.path / "config.json").write_bytes(sealed_json(config))
     old = Run.open(run.path)
     found = rows(as_published.as_published("loss-design", [old])["other"])
     assert found["dropout", "all"] == ("0.5", "0", "differs")
-    assert found["schedule", "all"] == ("epoch", "step", "differs")
+    assert found["lr schedule", "all"] == ("epoch", "step", "differs")
     assert old.settings.flat()["cb_terms"] == "positives"
     # it continues as it began, and with nothing else
-    stored, same = old.settings.as_json(), {"dropout": 0.0, "schedule": "step"}
+    stored, same = old.settings.as_json(), {"dropout": 0.0, "lr_schedule": "step"}
     assert old.settings.difference(stored) is None
     assert run.settings.changed(**same).difference(stored) is None
     changed = run.settings.changed(**same, cb_terms="all")

@@ -87,7 +87,7 @@ def test_the_loss_design_recipes_have_the_paper_s_settings():
             assert (settings.model.dropout, how.batch) == (0.5, 12)
             second = name.startswith("ld-crt") and not name.endswith("-focal")
             step = (20 if name.endswith("-focal") and name != "ld-focal" and "crt" in name else 15, 1e-4, "epoch", 1e-5)
-            assert (how.epochs, how.lr, how.schedule, how.weight_decay) == (
+            assert (how.epochs, how.lr, how.lr_schedule, how.weight_decay) == (
                 (10, 1e-3, "constant", 1e-4) if second else step
             )
             if second:
@@ -134,7 +134,7 @@ def test_another_loss_has_its_own_parameters(tmp_path):
         settings.flat().get("drw_epoch"),
         settings.flat().get("cb_beta"),
     ) == (0.1, 4, None, None)
-    with pytest.raises(UserError, match="a: loss 'lsep': choose one of asl, bce"):
+    with pytest.raises(UserError, match="a: loss 'lsep': choose one of apl, asl, bce"):
         recipe.resolve(Path("r"), {"loss": "lsep"})
     with pytest.raises(UserError, match="a: drw-epoch 3: the loss asl has no such parameter"):
         recipe.resolve(Path("r"), {"loss": "asl", "drw_epoch": 3})

@@ -359,8 +359,8 @@ def test_every_retrained_classifier_is_compared_with_the_run_that_it_starts_from
 def test_steps_of_an_older_version_are_the_same(done, dataset, known):
     """It had no dropout, schedule and cb_terms: nothing that was trained is trained again."""
     steps = {step.name: step.settings for step in plan_of(done, dataset, known).steps if step.name.startswith("train")}
-    assert all({"dropout", "schedule", "cb_terms"}.isdisjoint(each) for each in steps.values())
-    given = replace(OPTIONS, overrides={"ld-asl": {"dropout": 0.5, "schedule": "epoch"}})
+    assert all({"dropout", "lr_schedule", "cb_terms"}.isdisjoint(each) for each in steps.values())
+    given = replace(OPTIONS, overrides={"ld-asl": {"dropout": 0.5, "lr_schedule": "epoch"}})
     assert outdated(done, dataset, known, given)["train ld-asl"].startswith("dropout changed: null -> 0.5")
 
 

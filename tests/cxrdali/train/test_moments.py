@@ -72,7 +72,7 @@ def test_a_run_goes_on_with_the_other_layout(dataset, tmp_path, before):
     """Stopped after an epoch of 7 steps. Convolutions add up in another order in the other layout, and nothing else
     differs: the weights agree to a hundredth of how far an epoch moves them."""
     out, unbroken, epochs = tmp_path / "run", tmp_path / "unbroken", []
-    given = {"epochs": 2, "lr": 1e-3, "schedule": "constant", "warmup_epochs": 0}
+    given = {"epochs": 2, "lr": 1e-3, "lr_schedule": "constant", "warmup_epochs": 0}
     hooks = Hooks(on_epoch=epochs.append, should_stop=lambda: 15 if epochs else None)
     with pytest.raises(Stopped):
         train(settings(**given, channels_last=before), dataset, out, hooks=hooks)
