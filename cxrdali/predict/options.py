@@ -86,6 +86,9 @@ class ReferenceOptions:
         check(self)
 
 
+METHODS = ("grad-cam", "csra", "ml-decoder")  # behind the first, heads that have attention
+
+
 @dataclass(frozen=True)
 class ExplainOptions:
     """What to explain; no findings: all of the run's; no layer: the last one with a map."""
@@ -95,6 +98,9 @@ class ExplainOptions:
     )
     split: str = setting("val", "Whose images.", one_of(SPLITS))
     findings: tuple[str, ...] = ()
+    method: str = setting(
+        "grad-cam", "What a map is: Grad-CAM, or where the run's head of this name looks.", one_of(METHODS)
+    )
     layer: str | None = setting(
         None,
         "Module of the timm model whose output is shown, as stages.2: an earlier one gives a finer map.",
@@ -109,6 +115,10 @@ class ExplainOptions:
         doubled = [name for place, name in enumerate(self.findings) if name in self.findings[:place]]
         if doubled:
             raise UserError(f"finding {doubled[0]!r}: is given twice in --findings")
+        if self.layer is not None and self.method != "grad-cam":
+            raise UserError(
+                f"layer {self.layer!r}: only Grad-CAM is of a layer; leave it out with --method {self.method}"
+            )
 
 
 @dataclass(frozen=True)
