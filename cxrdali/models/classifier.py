@@ -194,6 +194,13 @@ def _backbone(options: ModelOptions, num_findings: int) -> Any:
             _checkpoint(backbone, options.arch)
     except UserError:
         raise
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        raise UserError(
+            f"drop-path {options.drop_path}: {options.arch!r} has no residual branches to leave out (timm's "
+            "drop_path_rate); leave it out, or give --dropout, or another --arch"
+        ) from error
     except Exception as error:  # timm and its hub raise their own kinds for a missing network, file or tag
         fault = _fault(options, num_findings) if options.pretrained else error
         if fault is None:
@@ -209,7 +216,8 @@ def _arguments(options: ModelOptions, num_findings: int) -> dict[str, Any]:
     """Of timm's model, beside `pretrained`; it resamples most position embeddings to `img_size`."""
     config = timm.get_pretrained_cfg(options.arch, allow_unregistered=True)
     sized = {"img_size": options.size} if config is not None and config.fixed_input_size else {}
-    return {"num_classes": num_findings, "in_chans": 3, **sized}
+    deep = {"drop_path_rate": options.drop_path} if options.drop_path else {}
+    return {"num_classes": num_findings, "in_chans": 3, **sized, **deep}
 
 
 def _outline(options: ModelOptions, num_findings: int) -> Any:

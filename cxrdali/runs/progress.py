@@ -19,7 +19,8 @@ class Progress:
 
     epoch: finished ones, of `epochs`; finished: whether none is left, also where the run's patience ended it;
     best_epoch: from 1, 0 before the first; best_score: its value of `metric` (`layout.chosen_by`), None where
-    undefined; checksums: of files that readers open, by name (none in a run of an older version).
+    undefined; checksums: of files that readers open, by name (none in a run of an older version); weights: whether the
+    best ones are an epoch's own or their moving average.
     """
 
     epoch: int
@@ -29,6 +30,7 @@ class Progress:
     best_score: float | None
     metric: str
     checksums: dict[str, str] = field(default_factory=dict)
+    weights: str = layout.RAW
 
     @classmethod
     def of(

@@ -228,8 +228,19 @@ class Run:
         metrics = self._table(layout.METRICS, layout.METRIC_COLUMNS, text=())
         if self.config.get("format", 1) < FORMAT:
             metrics = scored_again(metrics, self._table(layout.FINDINGS, layout.FINDING_COLUMNS, text=("finding",)))
-        of_packs = [name for name in metrics if self.packs and name not in layout.METRIC_COLUMNS]
-        return metrics.assign(**{name: metrics[name].replace("", "nan").astype(float) for name in of_packs})
+        others = [name for name in metrics if name not in layout.METRIC_COLUMNS]
+        return metrics.assign(**{name: metrics[name].replace("", "nan").astype(float) for name in others})
+
+    @cached_property
+    def reached(self) -> "pd.DataFrame":
+        """metrics, in which each epoch has the scores of its better candidate: its weights, or their moving average."""
+        table = self.metrics.copy()
+        averages = [name for name in table if name.startswith(layout.EMA)]
+        better = [layout.candidate(row, self.chosen_by)[1] for row in table.to_dict("records")] if averages else []
+        for name in averages:
+            plain = name.removeprefix(layout.EMA)
+            table[plain] = table[plain].mask(better, table[name])
+        return table
 
     @cached_property
     def finding_metrics(self) -> "pd.DataFrame":
@@ -252,14 +263,14 @@ class Run:
     def best_place(self) -> int:
         """The best epoch's place in metrics, of a schedule among those of the size that it has reached; the last one if
         its metric is undefined in all."""
-        values = self.metrics[self.chosen_by]
+        values = self.reached[self.chosen_by]
         values = values.mask(values.index < at(self.segments, len(values) - 1).start)
         return len(values) - 1 if values.isna().all() else int(values.argmax())
 
     @property
     def best(self) -> "pd.Series":
-        """The best epoch: a row of metrics."""
-        return self.metrics.iloc[self.best_place]
+        """The best epoch: a row of `reached`."""
+        return self.reached.iloc[self.best_place]
 
     @property
     def best_findings(self) -> "pd.DataFrame":

@@ -21,7 +21,7 @@ from shards.errors import UserError
 
 # Yamagishi & Hanaoka 2023: stage -> side in pixels, global batch
 STAGES = {1: (224, 256), 2: (320, 128), 3: (512, 48)}
-GROWING = ("dropout",)  # what `grow_from` makes grow from size to size
+GROWING = ("dropout", "drop_path")  # what `grow_from` makes grow from size to size
 # Settings that change how fast a run goes and where, but neither its samples nor its recipe: a continued run may have
 # others.
 MAY_DIFFER = (
@@ -68,6 +68,10 @@ class TrainSettings:
                 f"drw-epoch {self.loss.deferred_epochs}: re-weighting would begin after the last of {epochs} epochs; "
                 f"give 0 to {epochs - 1}, or more --epochs"
             )
+        model, head_epochs = self.model, self.optimizer.head_epochs
+        if head_epochs and (model.frozen or not (model.init or model.pretrained)):
+            why = "with --frozen, all are" if model.frozen else "a backbone from scratch is random; give --init"
+            raise UserError(f"head-epochs {head_epochs}: {why}")
         if self.model.head.bounded and self.loss.logit_scale == 1:
             raise UserError(
                 f"head {self.model.head.name}: its output lies between -1 and 1 and the loss {self.loss.name} has no "
@@ -129,6 +133,7 @@ class TrainSettings:
             checkpointing=self.runtime.checkpointing,
             head=self.model.head,
             dropout=self.model.dropout,
+            drop_path=self.model.drop_path,
         )
 
     def changed(self, **given: Any) -> "TrainSettings":

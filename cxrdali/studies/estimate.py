@@ -103,12 +103,12 @@ def hours(
 ) -> tuple[float, float]:
     """Of training a run's last so many epochs, and of its predictions that are to be done; rates: of each size."""
     settings, base = plan.models[name][0], plan.bases[name]
+    cached = is_cached(settings)
+    passes = 1 if cached or settings.optimizer.ema_decay is None else 2  # the average is validated, too
+    images, validated = epoch_images(plan, name)[0], passes * len(base.splits["val"])
     begun, training = settings.optimizer.epochs - epochs, 0.0
-    images, validated = epoch_images(plan, name)[0], len(base.splits["val"])
     for segment, rate in rates.items():
         left = max(0, segment.end - max(begun, segment.start))
-        training += training_hours(
-            rate, epoch_images(plan, name)[0], len(base.splits["val"]), left, is_cached(settings)
-        )
+        training += training_hours(rate, images, validated, left, cached)
     asked = [each for each in plan.asked if each.model == name and to_do[each.step]]
     return training, sum(predicting_hours(rate, len(base.splits[each.split]), each.tta) for each in asked)

@@ -1,16 +1,12 @@
-"""The parts of a training run, each built once: model, loss, loaders, optimizer, schedule, step."""
+"""The parts of a training run, each built once: model, loss, loaders, optimizer, rates, step."""
 
 import logging
 import warnings
-from bisect import bisect
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
 from pathlib import Path
 
 import torch
 from timm.layers import convert_sync_batchnorm
-from timm.scheduler import CosineLRScheduler
 from torch.nn.parallel import DistributedDataParallel
 
 from cxrdali.data import gpu
@@ -33,7 +29,10 @@ from cxrdali.runtime.distributed import Ranks, mean_in_order
 from cxrdali.runtime.full import told_if_full
 from cxrdali.runtime.options import AUTO
 from cxrdali.train import compiling, microbatch
+from cxrdali.train.ema import Ema
 from cxrdali.train.features import CachedLoader, Head, features_of
+from cxrdali.train.groups import parameter_groups
+from cxrdali.train.rates import Rates
 from cxrdali.train.selection import TrainingData
 from cxrdali.train.step import Step, adamw, grad_scaler
 from shards.errors import UserError
@@ -76,7 +75,7 @@ class Parts:
     step: Step
     steps: tuple[int, ...]
     segment: Segment
-    scheduler: CosineLRScheduler
+    rates: Rates
 
     @property
     def steps_per_epoch(self) -> int:
@@ -87,6 +86,19 @@ class Parts:
     def share(self) -> int:
         """Images of a batch that this rank trains on."""
         return self.settings.optimizer.batch // self.ranks.world
+
+    def to_train(self, epoch: int) -> None:
+        """The model as an epoch trains it (from 0): in the head epochs, its classifier alone.
+
+        Then neither the compiled model nor DistributedDataParallel takes part: both are of all parameters.
+        """
+        how, frozen = self.settings.optimizer, self.settings.model.frozen
+        alone = epoch < how.head_epochs
+        self.model.to_train(frozen or alone)
+        if how.head_epochs:
+            for each in rest_of(self.model):
+                each.requires_grad_(not alone)
+            self.step.forward, self.step.by_hand = (self.model if alone else self.forward), alone
 
     def targets(self, rows: torch.Tensor) -> torch.Tensor:
         """Of catalog rows, int64 [n] on the CPU: float32 [n, F] on the device."""
@@ -112,11 +124,12 @@ def build(
         check_compiler(hardware.device)
     model = _model(settings, data.findings, before).to(hardware.device)
     loss = LossModule(settings.loss, data.positives, data.negatives).to(hardware.device)
-    optimizer, scaler = adamw(model, settings.optimizer.lr, settings.optimizer.weight_decay), grad_scaler(hardware)
+    how = settings.optimizer
+    optimizer = adamw(model, how.lr, how.weight_decay, parameter_groups(model, how))
     options = settings.loader_options(hardware.device)
     if options.threads is None:
         options = replace(options, threads=ranks.threads())
-    loader, val_loader = _loaders(settings, data, ranks, make_loader, options)
+    loader, val_loader = loaders(settings, data, ranks, make_loader, options)
     shape = microbatch.BatchShape(ranks.share(settings.optimizer.batch), settings.data.size, len(data.findings))
     trial = microbatch.Trial(settings, hardware, ranks, model, loss, (loader, val_loader), shape)
     micro_batch, searched = microbatch.resolve(trial, before and before.micro_batch)
@@ -143,9 +156,11 @@ def build(
         with told_if_full(microbatch.full_words(settings, shape.images)):
             arranged = compiling.arrange(trial, arranged.forward, left, stored)
     settings, forward = settings.changed(compile=arranged.on), arranged.forward
+    ema = Ema(model, how, settings.model.frozen) if how.ema_decay is not None else None
+    step = Step(forward, loss, optimizer, grad_scaler(hardware), hardware, ranks, how.clip_norm, ema)
     return Parts(
-        settings, searched, arranged, data, hardware, ranks, model, forward, loader, val_loader,
-        Step(forward, loss, optimizer, scaler, hardware, ranks), steps, segment, schedule(optimizer, settings, steps),
+        settings, searched, arranged, data, hardware, ranks, model, forward, loader, val_loader, step, steps, segment,
+        Rates(optimizer, how, steps),
     )  # fmt: skip
 
 
@@ -181,36 +196,6 @@ def _start(init: Path, weights: Path, about: dict[str, str]) -> str:
     return ", ".join([str(weights), *known, f"written {written(weights)}"])
 
 
-class _ByEpoch(CosineLRScheduler):
-    """After the warm-up, the rate of each epoch's first step holds for the whole epoch."""
-
-    firsts: Sequence[int] = (0,)  # steps with which epochs begin
-
-    def _get_lr(self, t: int) -> list[float]:
-        return super()._get_lr(t if t < self.warmup_t else self.firsts[bisect(self.firsts, t) - 1])
-
-
-def schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps: Sequence[int]) -> CosineLRScheduler:
-    """Linear warm-up over the first epoch(s), then cosine to min_lr by step or by epoch, or a constant rate: a function
-    of the step alone, counted over the whole run. steps: of every epoch.
-
-    A run of no more epochs than the warm-up has no warm-up. The first step's rate is above 0: none is wasted.
-    """
-    how = settings.optimizer
-    warmup = sum(steps[: how.warmup_epochs]) if how.epochs > how.warmup_epochs else 0
-    made = (_ByEpoch if how.lr_schedule == "epoch" else CosineLRScheduler)(
-        optimizer,
-        t_initial=sum(steps) - warmup,
-        warmup_t=warmup,
-        warmup_lr_init=how.lr / (warmup + 1),
-        lr_min=how.lr if how.lr_schedule == "constant" else how.min_lr,
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
-    made.firsts = [0, *accumulate(steps)]
-    return made
-
-
 # ---------------------------------------------------------------- the model
 
 
@@ -238,10 +223,15 @@ def _model(settings: TrainSettings, findings: tuple[str, ...], before: Continued
     return model
 
 
+def rest_of(model: Classifier) -> list[torch.nn.Parameter]:
+    """The parameters that are not the classifier's."""
+    head = set(head_keys(model))
+    return [each for key, each in model.backbone.named_parameters() if key not in head]
+
+
 def _freeze(model: Classifier, arch: str) -> None:
     """Only the classifier is trained. Raises UserError if there is nothing else."""
-    head = set(head_keys(model))
-    rest = [each for key, each in model.backbone.named_parameters() if key not in head]
+    rest = rest_of(model)
     if not rest:
         raise UserError(f"{arch!r} has no backbone beside its classifier; there is nothing to freeze")
     for each in rest:
@@ -286,7 +276,7 @@ def _shared(model: Classifier, hardware: Hardware, ranks: Ranks) -> torch.nn.Mod
 # ---------------------------------------------------------------- the loaders
 
 
-def _loaders(
+def loaders(
     settings: TrainSettings, data: TrainingData, ranks: Ranks, make_loader: type[Loader], options: LoaderOptions
 ) -> tuple[Loader, Loader]:
     """Of training: shuffled, augmented, whole batches; of validation: as the images are."""

@@ -1,6 +1,7 @@
 """What a training run says in the log."""
 
 import logging
+import math
 import time
 
 import numpy as np
@@ -61,6 +62,7 @@ def describe(parts: Parts) -> None:
         log.info(
             f"loss {settings.loss.name} ({parameters})" + ("; the classifier alone" if settings.model.frozen else "")
         )
+    _describe_steps(settings)
     for name, values in settings.loss.per_finding(data.positives, data.negatives).items():
         if (values != 1).any():
             log.info(weight_words(name, values, settings.loss, data))
@@ -95,6 +97,23 @@ def _describe_resized(parts: Parts) -> None:
                 f"{part.name + ': ' if part.name else ''}size {size} is not stored: {stored} px "
                 "renditions are resized, which costs more than decoding; pack this size for speed"
             )
+
+
+def _describe_steps(settings: TrainSettings) -> None:
+    """What the steps have beyond one rate for all."""
+    how = settings.optimizer
+    if how.head_epochs:
+        rate, rest = how.head_epochs_lr or how.rate_of_head, counted(how.epochs - how.head_epochs, "epoch")
+        log.info(f"the classifier alone for {counted(how.head_epochs, 'epoch')} at lr {rate:g}, then all for {rest}")
+    if how.head_lr is not None or how.layer_decay is not None:
+        layers = "" if how.layer_decay is None else f", times {how.layer_decay:g} a layer towards the images"
+        log.info(f"lr {how.lr:g}{layers}; of the classifier {how.rate_of_head:g}")
+    if how.ema_decay is not None:
+        half = how.batch * math.log(0.5) / math.log(how.ema_decay)
+        log.info(
+            f"moving average of the weights, decay {how.ema_decay:.8g}: half of it is of the last {half:,.0f} images; "
+            "the better of the two is the best"
+        )
 
 
 def weight_words(name: str, values: np.ndarray, loss: Loss, data: TrainingData) -> str:
@@ -247,10 +266,11 @@ def report_epoch(row: dict, scores: Scores, parts: Parts, state: State, pace: Pa
     of = f" of {counted(len(scores.scored), 'finding')}" if scores.without_ap else ""
     at = f" at {row['size']} px" if "size" in row else ""
     each = ", ".join(f"{pack.pack} {row[f'mAP_{pack.pack}']:.4f}" for pack in parts.data.labels.packs)
+    averaged = f" (their average {row['ema_mAP']:.4f})" if "ema_mAP" in row else ""
     log.info(
         f"epoch {row['epoch']}/{parts.settings.optimizer.epochs}{at}: loss {row['train_loss']:.4f}, "
-        f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}{of}{each and f' ({each})'}, LRAP {row['LRAP']:.4f}, "
-        f"AUROC {row['macro_AUROC']:.4f}; "
+        f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}{averaged}{of}{each and f' ({each})'}, "
+        f"LRAP {row['LRAP']:.4f}, AUROC {row['macro_AUROC']:.4f}; "
         f"{row['images_per_second']:,.0f} images/s, {waiting:.1%} waiting for data{bucket}"
         f"{pace.left(row, parts, state)}{star}"
     )

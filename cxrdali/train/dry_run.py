@@ -100,17 +100,23 @@ def _measured(parts: Parts, begun: dict, cached: bool) -> DryRun:
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(parts.hardware.device)
     with told_if_full(full_words(parts.settings, parts.share)):
-        measured, step_seconds = _train(parts, begun["epoch"])
+        # of the classifier alone, and of all
+        of_head = _train(parts, begun["epoch"])[1] if begun["epoch"] < how.head_epochs else 0.0
+        measured, step_seconds = _train(parts, max(begun["epoch"], how.head_epochs))
         image_seconds = _validate(parts)  # of one image
-    segment = at(parts.settings.segments, begun["epoch"])
+    segment, candidates = at(parts.settings.segments, begun["epoch"]), 2 if parts.step.ema else 1
     epochs = segment.end - begun["epoch"]
     steps = epochs * parts.steps_per_epoch - begun["position"] // how.batch
-    training = image_seconds * len(data.train_rows) if cached else step_seconds * steps
-    validation = image_seconds * len(data.val_rows) / parts.ranks.world * (1 if cached else epochs)
+    whole = segment.end - min(max(how.head_epochs, segment.start), segment.end)  # epochs that train all of it
+    first = max(0, steps - whole * parts.steps_per_epoch)
+    training = step_seconds * (steps - first) + of_head * first
+    training = image_seconds * len(data.train_rows) if cached else training
+    validation = image_seconds * len(data.val_rows) / parts.ranks.world * (1 if cached else epochs * candidates)
     weights = list(parts.model.backbone.state_dict().values())
+    copies = 1 + candidates + 2 * how.keep_epochs
     moments = [each for kept in parts.step.optimizer.state.values() for each in kept.values() if torch.is_tensor(each)]
-    # best.safetensors, last.pt, and a row of logits and three ids per validation image
-    disk = _bytes([*weights, *weights, *moments]) + len(data.val_rows) * 4 * (len(data.findings) + 6 * len(ID_COLUMNS))
+    # best.safetensors, epochs/, last.pt, and a row of logits and three ids per validation image
+    disk = _bytes([*weights * copies, *moments]) + len(data.val_rows) * 4 * (len(data.findings) + 6 * len(ID_COLUMNS))
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
     memory = torch.cuda.max_memory_reserved(parts.hardware.device) if on_gpu else resident
     return DryRun(
@@ -122,7 +128,7 @@ def _measured(parts: Parts, begun: dict, cached: bool) -> DryRun:
 def _train(parts: Parts, epoch: int) -> tuple[int, float]:
     """How many steps counted, and the mean seconds of one, waiting for data included."""
     device, seconds = parts.hardware.device, []
-    parts.model.to_train(parts.settings.model.frozen)
+    parts.to_train(epoch)
     parts.loader.load_state_dict({"epoch": epoch, "position": 0})
     before = time.perf_counter()
     for images, rows in itertools.islice(parts.loader, min(STEPS + WARM_UP, parts.steps_per_epoch)):

@@ -22,7 +22,7 @@ import torch
 from cxrdali.data.loader import Loader
 from cxrdali.data.schedule import at
 from cxrdali.runs import folder
-from cxrdali.runs.layout import PROGRESS, chosen_by
+from cxrdali.runs.layout import PROGRESS, candidate, chosen_by
 from cxrdali.runs.live import Heartbeat, Live
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.reader import Run
@@ -37,7 +37,7 @@ from cxrdali.train.hooks import Hooks, StepRecord
 from cxrdali.train.microbatch import full_words
 from cxrdali.train.segments import Begun
 from cxrdali.train.selection import select_data
-from cxrdali.train.state import State, begin, restore, save
+from cxrdali.train.state import Chosen, State, begin, restore, save
 from cxrdali.train.stopping import Signals, Stopped
 from cxrdali.train.summary import SPENT, RunSummary, summary_of
 from cxrdali.train.tracking import Tracking, about, chosen
@@ -173,8 +173,12 @@ class Trainer:
         with compile_errors(), full, beats, tracking.of(self.state) if tracking else nothing as told:
             self.seconds["compiling"] = self.parts.arranged.seconds
             self.seconds["setup"] = time.perf_counter() - started - self.seconds["compiling"]
-            while not self.progress.finished and self.state.epoch < self.parts.segment.end:
-                self._epoch(told)
+            try:
+                while not self.progress.finished and self.state.epoch < self.parts.segment.end:
+                    self._epoch(told)
+            except Stopped:  # here: in a validation, the model may have had other weights
+                save(self.out, self.parts, self.state)
+                raise
             ended = time.perf_counter()
         self.seconds["saving"] += time.perf_counter() - ended  # trackers bring away what they still have
 
@@ -182,30 +186,31 @@ class Trainer:
         state, epoch = self.state, self.state.epoch
         train_loss = self._train_epoch(epoch)
         started = time.perf_counter()
-        found = validate(self.parts, epoch, self.out, self._stop_if_asked)
+        candidates = validate(self.parts, epoch, self.out, self._stop_if_asked)
         validated = time.perf_counter()
         row = {
             "epoch": epoch + 1,
-            "lr": self.parts.step.optimizer.param_groups[0]["lr"],
+            "lr": self.parts.rates.rate(epoch),
             "train_loss": train_loss,
-            **found.columns,
             "images": state.images,
             "images_per_second": state.images / state.train_seconds,
             "train_seconds": state.train_seconds,
             "wait_seconds": state.wait_seconds,
             "val_seconds": validated - started,
             "reweighted": int(self.parts.step.loss.reweights(epoch)),
-            **packs.columns(found.by_pack),
+            **({"grad_norm": float(state.norm_sum) / max(1, state.steps)} if self.parts.step.clip_norm else {}),
             **({"size": self.settings.data.size} if self.settings.data.schedule else {}),
         }
+        for each in candidates:
+            row |= each.columns
         how = self.settings.optimizer
-        reached = row[chosen_by(how.select_by, how.select_pack, bool(found.by_pack))]
+        reached, averaged = candidate(row, chosen_by(how.select_by, how.select_pack, bool(candidates[0].by_pack)))
+        found = candidates[averaged]
         # the first epoch of a size is kept even where the score is undefined; scores of two sizes are not compared
-        is_best = (
-            state.best_epoch <= self.parts.segment.start or reached > state.best_score or math.isnan(state.best_score)
-        )
-        state.end_epoch(row, found.scores, reached, is_best)
-        save(self.out, self.parts, state, found.logits if is_best else None)
+        is_first = state.best_epoch <= self.parts.segment.start
+        is_best = is_first or reached > state.best_score or math.isnan(state.best_score)
+        state.end_epoch(row, found.scores, reached, is_best, averaged)
+        save(self.out, self.parts, state, Chosen(reached, averaged, found.logits if is_best else None))
         if told:
             told.send()
         if self.ranks.is_first:
@@ -223,7 +228,7 @@ class Trainer:
         self.waiting.ask()  # here: what prepares the first batch counts as waiting for it
         state, parts, batch = self.state, self.parts, self.settings.optimizer.batch
         parts.loader.load_state_dict({"epoch": epoch, "position": state.position})
-        parts.model.to_train(self.settings.model.frozen)
+        parts.to_train(epoch)
         if parts.step.loss.reweights(epoch) and not parts.step.loss.reweights(epoch - 1):
             console.report_reweighting(epoch, self.settings)
         first, count, so_far = state.position // batch, parts.steps_per_epoch, sum(parts.steps[:epoch])
@@ -233,7 +238,7 @@ class Trainer:
         with progress_bar(name, count * batch, " images", leave=False, initial=first * batch) as bar:
             for step, (images, rows) in enumerate(steps, first):
                 self.waiting.got()
-                parts.scheduler.step_update(so_far + step)
+                parts.rates.step_update(so_far + step)
                 self._step(images, rows)
                 bar.update(batch)
                 if step % CHECK_STEPS == CHECK_STEPS - 1:
@@ -262,21 +267,26 @@ class Trainer:
         micro_batch = self.settings.runtime.micro_batch or len(images)
         loss = parts.step(images, wanted, state.epoch, micro_batch)
         if self.hooks.on_step:
-            lr = parts.step.optimizer.param_groups[0]["lr"]
+            lr = parts.rates.rate(state.epoch)
             self.hooks.on_step(StepRecord(state.epoch, state.position, lr, rows, images, loss))
         state.loss_sum += loss
+        if parts.step.norm is not None:
+            # of a step that fp16 skips it is infinite
+            state.norm_sum += parts.step.norm.nan_to_num(0, 0) if self.hardware.precision == "fp16" else parts.step.norm
         state.steps += 1
         state.images += self.settings.optimizer.batch  # of all ranks
         state.position += self.settings.optimizer.batch
 
     def _checked_loss(self, epoch: int, step: int) -> float:
         loss = self.state.total_loss(self.parts) / max(1, self.state.steps)
-        if not math.isfinite(loss):
-            fix = "use --precision bf16 or fp32" if self.hardware.precision == "fp16" else "lower --lr"
-            raise UserError(
-                f"{self.out}: the loss became {loss} in epoch {epoch + 1}, by step {step}; {fix}, with another --out. "
-                f"The last checkpoint is of epoch {epoch}"
-            )
+        found = {"loss": loss, "norm of the gradient": float(self.state.norm_sum)}
+        for what, value in found.items():
+            if not math.isfinite(value):
+                fix = "use --precision bf16 or fp32" if self.hardware.precision == "fp16" else "lower --lr"
+                raise UserError(
+                    f"{self.out}: the {what} became {value} in epoch {epoch + 1}, by step {step}; {fix}, with another "
+                    f"--out. The last checkpoint is of epoch {epoch}"
+                )
         return loss
 
     # ------------------------------------------------------------ saving and stopping
@@ -294,5 +304,4 @@ class Trainer:
         if number := self.ranks.vote(asked or self.signals.number):
             self._checked_loss(self.state.epoch, self.state.steps)  # a checkpoint never holds NaN
             self._count(time.perf_counter())  # and, after that look, all that was waited
-            save(self.out, self.parts, self.state)
             raise Stopped(number)

@@ -277,5 +277,5 @@ def _curves(sources: Sources, names: Sequence[str], what: str) -> dict | None:
     wanted = [run for run in sources.runs if run.path.name in names and len(run.metrics)]
     if not wanted:
         return None
-    lines = [run_plots.Line(run.name, run.metrics, run.best_place) for run in wanted]
+    lines = [run_plots.Line(run.name, run.reached, run.best_place) for run in wanted]
     return {"runs": [run.name for run in wanted], "figure": Figure(f"curves-{what}", run_plots.branches, (lines,))}

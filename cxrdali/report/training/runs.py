@@ -170,7 +170,7 @@ def line_of(placed: Placed) -> run_plots.Line:
     run, parent = placed.run, placed.parent
     last = parent.metrics.iloc[-1] if parent is not None and len(parent.metrics) else None
     return run_plots.Line(
-        run.name, run.metrics, run.best_place, run.setting("stage"), run.setting("size"), placed.before, last
+        run.name, run.reached, run.best_place, run.setting("stage"), run.setting("size"), placed.before, last
     )
 
 

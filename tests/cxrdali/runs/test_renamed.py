@@ -1,4 +1,4 @@
-"""The schedule of the learning rate is lr_schedule, and was schedule: what was written before is read as it was meant."""
+"""lr_schedule was called schedule: what was written before is read as it was meant."""
 
 import pytest
 

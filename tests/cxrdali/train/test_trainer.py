@@ -29,6 +29,7 @@ from cxrdali.runs.settings import STAGES, settings_of
 from cxrdali.train import build
 from cxrdali.train import trainer as training
 from cxrdali.train.hooks import Hooks
+from cxrdali.train.rates import Rates
 from cxrdali.train.state import State
 from cxrdali.train.stopping import Stopped
 from cxrdali.train.trainer import train
@@ -136,7 +137,7 @@ def _model_options():
 
 def test_the_learning_rate_warms_up_linearly_then_falls_to_zero(dataset):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
-    schedule = build.schedule(optimizer, settings(epochs=5), [10] * 5)
+    schedule = Rates(optimizer, settings(epochs=5).optimizer, [10] * 5)
     rates = []
     for step in range(50):
         schedule.step_update(step)
@@ -165,7 +166,7 @@ def test_the_rate_falls_by_epoch_as_torch_s_cosine_or_not_at_all():
 
 def rates_of(given, steps):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=given["lr"])
-    schedule, rates = build.schedule(optimizer, settings(**given), [steps] * given["epochs"]), []
+    schedule, rates = Rates(optimizer, settings(**given).optimizer, [steps] * given["epochs"]), []
     for step in range(given["epochs"] * steps):
         schedule.step_update(step)
         rates.append(optimizer.param_groups[0]["lr"])
