@@ -85,6 +85,11 @@ class TrainSettings:
             return schedule.segments(self.data.schedule)
         return (schedule.Segment(self.data.size, self.optimizer.epochs, self.optimizer.batch),)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sides of its images in pixels: that at which it predicts, and those of a schedule before it."""
+        return self.data.size, *(each.size for each in self.segments[:-1])
+
     def steps(self, samples: int) -> tuple[int, ...]:
         """Optimizer steps of every epoch. samples: in an epoch, those that fill no batch among them."""
         limit = self.runtime.limit_batches or samples

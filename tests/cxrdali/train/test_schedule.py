@@ -1,5 +1,7 @@
 """One run over two sizes, 48 and 64 pixels: what it trains on, that kills change nothing, which epoch is the best."""
 
+import dataclasses
+import json
 import math
 import os
 import shutil
@@ -318,3 +320,14 @@ def test_two_processes_stop_and_continue_over_the_switch(pack_folder, tmp_path):
     assert (state["epoch"], state["position"]) == (1, 12)
     assert group(2, ranks.train_with, pack_folder, out, given) == [0, 0]
     assert differences(out, whole) == []
+
+
+def test_other_pixels_of_an_earlier_size_are_other_data(whole, dataset):
+    info = json.loads(json.dumps(dataset.info))
+    info["id"] = "0" * 64
+    assert train(settings(), dataclasses.replace(dataset, info=info), whole[0]).already_finished
+    info["sizes"]["48"]["encoding"] = "raw"
+    for shard in info["sizes"]["48"]["shards"]:
+        shard["content"] += 1
+    with pytest.raises(UserError, match="another dataset: .* packed otherwise: encoding 'jpeg' there, 'raw' here"):
+        train(settings(), dataclasses.replace(dataset, info=info), whole[0])
