@@ -38,18 +38,13 @@ def segments(text: str) -> tuple[Segment, ...]:
             raise UserError(
                 f"schedule {text!r}: {part!r} is not SIZExEPOCHS or SIZExEPOCHS@BATCH, as in 224x10@256,320x10@128"
             )
-        size, epochs, batch = (each and int(each) for each in matched.groups())
+        size, epochs, batch = int(matched[1]), int(matched[2]), int(matched[3]) if matched[3] else None
         if found and size <= found[-1].size:
             raise UserError(
                 f"schedule {text!r}: {size} px after {found[-1].size} px; give every size once, from small to large"
             )
         found.append(Segment(size, epochs, batch, found[-1].end if found else 0))
     return tuple(found)
-
-
-def canonical(text: str) -> str:
-    """The same schedule without spaces. Raises as `segments` does."""
-    return ",".join(map(str, segments(text)))
 
 
 def with_batches(text: str, batch: int | None, usual: Mapping[int, int]) -> str:
