@@ -170,7 +170,8 @@ class Trainer:
         """Train until no epoch of this size is left. started: when the set-up began, by time.perf_counter."""
         nothing, full = contextlib.nullcontext(), told_if_full(full_words(self.settings, self.parts.share))
         beats = contextlib.closing(self.live) if self.ranks.is_first else nothing
-        with compile_errors(), full, beats, tracking.of(self.state) if tracking else nothing as told:
+        is_last = self.parts.segment.end == self.settings.optimizer.epochs
+        with compile_errors(), full, beats, tracking.of(self.state, is_last) if tracking else nothing as told:
             self.seconds["compiling"] = self.parts.arranged.seconds
             self.seconds["setup"] = time.perf_counter() - started - self.seconds["compiling"]
             try:
