@@ -10,7 +10,6 @@ from cxrdali.data.mix import canonical as canonical_mix
 from cxrdali.data.order import ORDERS
 from cxrdali.data.sampler import SAMPLERS, Sampler
 from cxrdali.data.schedule import FORM
-from cxrdali.data.schedule import canonical as canonical_schedule
 from cxrdali.data.uncertain import UNCERTAIN, canonical, smoothed
 from cxrdali.registry import choice
 from cxrdali.runtime.limits import default_threads
@@ -124,7 +123,6 @@ class DataSettings(FoldOptions):
         "Several sizes in one run, from small to large: 224x10@256,320x10@128 is 10 epochs at 224 px in batches of "
         "256, then 10 at 320 px. --size and --batch are the last one's. Without @BATCH: --batch; without that too the "
         "stages' (224 px 256, 320 px 128, 512 px 48).",
-        Legal(bool, "sizes, epochs and batches", read=canonical_schedule),
         otherwise="one size",
         metavar=FORM,
         before=None,

@@ -96,6 +96,11 @@ class TrainSettings:
             return schedule.segments(self.data.schedule)
         return (schedule.Segment(self.data.size, self.optimizer.epochs, self.optimizer.batch),)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sides of its images in pixels: that at which it predicts, and those of a schedule before it."""
+        return self.data.size, *(each.size for each in self.segments[:-1])
+
     def steps(self, samples: int) -> tuple[int, ...]:
         """Optimizer steps of every epoch. samples: in an epoch, those that fill no batch among them."""
         limit = self.runtime.limit_batches or samples
@@ -278,7 +283,7 @@ def _build(nested: Mapping[str, Any], stand_ins: bool = False) -> TrainSettings:
     size, batch = STAGES.get(nested["stage"], STAGES[1])
     groups: dict[str, Any] = {"data": {}, "model": {}, "optimizer": {}, "runtime": {}, **nested}
     given: dict[str, Any] = {"size": size, "batch": batch}
-    if text := groups["data"].get("schedule"):
+    if (text := groups["data"].get("schedule")) is not None:
         text = schedule.with_batches(text, groups["optimizer"].get("batch"), dict(STAGES.values()))
         groups["data"] = {**groups["data"], "schedule": text}
         last = schedule.segments(text)[-1]

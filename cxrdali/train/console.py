@@ -19,6 +19,7 @@ from cxrdali.models.loss import Loss, effective_images
 from cxrdali.runs import pseudo
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.settings import GROWING, TrainSettings
+from cxrdali.setting import spelled
 from cxrdali.train.build import Parts
 from cxrdali.train.selection import TrainingData
 from cxrdali.train.state import State
@@ -100,9 +101,8 @@ def describe_size(parts: Parts) -> None:
 
 def _size_words(parts: Parts) -> str:
     settings, segment = parts.settings, parts.segment
-    grown = [
-        f"{name} {value:g}" for name in GROWING if settings.data.grow_from != 1 and (value := settings.flat()[name])
-    ]
+    growing = GROWING if settings.data.grow_from != 1 else ()
+    grown = [f"{spelled(name)} {value:g}" for name in growing if (value := settings.flat()[name])]
     words = (
         f"{settings.data.size} px, batch {settings.optimizer.batch}, {counted(segment.epochs, 'epoch')} of "
         f"{counted(parts.steps_per_epoch, 'step')}"

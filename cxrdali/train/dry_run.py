@@ -108,7 +108,8 @@ def _measured(parts: Parts, begun: dict, cached: bool) -> DryRun:
     segment, candidates = at(parts.settings.segments, begun["epoch"]), 2 if parts.step.ema else 1
     epochs = segment.end - begun["epoch"]
     steps = epochs * parts.steps_per_epoch - begun["position"] // how.batch
-    first = max(0, steps - (segment.end - max(how.head_epochs, segment.start)) * parts.steps_per_epoch)
+    whole = segment.end - min(max(how.head_epochs, segment.start), segment.end)  # epochs that train all of it
+    first = max(0, steps - whole * parts.steps_per_epoch)
     training = step_seconds * (steps - first) + of_head * first
     training = image_seconds * len(data.train_rows) if cached else training
     validation = image_seconds * len(data.val_rows) / parts.ranks.world * (1 if cached else epochs * candidates)
