@@ -28,6 +28,7 @@ from cxrdali.data.options import LoaderOptions
 from cxrdali.data.order import Windows, batch_bounds, global_order, shard_windows, share_of, windowed_order
 from cxrdali.data.pipeline import Ahead, EpochPlan, Lane, PipelineSpec
 from cxrdali.data.readahead import ReadAhead
+from cxrdali.data.sampler import epoch_samples
 from cxrdali.runtime.full import OTHERS, is_full
 from cxrdali.runtime.limits import cores
 from shards.dataset.dataset import Dataset
@@ -49,12 +50,12 @@ class Loader:
     Args:
         rows: catalog rows, int64 [n]; repeats are allowed.
         augment: what happens to the images, for example `AugmentOptions()`; None for nothing.
-        sampler: the rows of an epoch (from 0), as many as `rows`, instead of each once (`cxrdali.data.sampler`).
+        sampler: the rows of an epoch (from 0) instead of each once (`cxrdali.data.sampler`).
         rank, world: this process's share. With `drop_last`, every batch is split evenly (`world` must divide its size);
             otherwise whole batches go round-robin. `position` always counts the whole epoch's samples.
 
-    `resized_from` is the stored size in pixels that is read when the wanted one is not stored, else None; of several
-    packs, the largest such size.
+    A whole epoch has `samples`. `resized_from` is the stored size in pixels that is read when the wanted one is not
+    stored, else None; of several packs, the largest such size.
 
     Raises:
         UserError: for no rows, rejected rows, too few for a batch, a size that is not stored, or, of a dataset in a
@@ -84,9 +85,10 @@ class Loader:
         if not dataset.packed[rows].all():
             bad = rows[~dataset.packed[rows]][0]
             raise UserError(f"{dataset.root}: row {bad} was rejected at packing (see rejects.csv); leave it out")
-        if self.drop_last and len(rows) < options.batch:
+        self.samples = epoch_samples(self.sampler, rows)
+        if self.drop_last and self.samples < options.batch:
             raise UserError(
-                f"{dataset.root}: {len(rows)} training images make no batch of {options.batch}; "
+                f"{dataset.root}: {self.samples} training images make no batch of {options.batch}; "
                 "use a smaller --batch or pack more images"
             )
         self.mapped = MappedSize(stored_for(dataset, options.size))
@@ -122,7 +124,7 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
-        return len(batch_bounds(len(self.rows), self.options.batch, drop_last=self.drop_last))
+        return len(batch_bounds(self.samples, self.options.batch, drop_last=self.drop_last))
 
     def set_epoch(self, epoch: int) -> None:
         """Start the given epoch (from 0) with the next iteration. A finished iteration moves on by itself."""

@@ -6,16 +6,17 @@ from cxrdali.data.augment import CUTOUTS, FLIPS
 from cxrdali.data.mix import canonical as canonical_mix
 from cxrdali.data.order import ORDERS
 from cxrdali.data.sampler import SAMPLERS, Sampler
-from cxrdali.data.uncertain import UNCERTAIN, canonical
+from cxrdali.data.uncertain import UNCERTAIN, canonical, smoothed
 from cxrdali.registry import choice
 from cxrdali.runtime.limits import default_threads
 from cxrdali.runtime.options import DECODE
-from cxrdali.setting import Legal, at_least, check, one_of, setting
+from cxrdali.setting import Legal, at_least, check, from_zero_below, one_of, setting
 from shards.dataset.synonyms import FindingsMap
 from shards.errors import UserError
 
 GROUPS = ("subject", "study")
 FOLD_RULES = ("ids", "catalog")
+VIEWS = ("all", "frontal", "lateral")  # other, or unknown, views are in "all" alone
 SPLITS = ("train", "val", "dev", "test", "all")  # train and val are a run's own fold of the released train
 TRAINED_ON = ("train", "all")  # splits that hold images which a run trained on
 LANES = 2
@@ -68,6 +69,13 @@ class FoldOptions:
         one_of(FOLD_RULES),
         before="catalog",
     )
+    view: str = setting(
+        "all",
+        "Which images train and validate: frontal or lateral ones alone, or all, with those of another or no known "
+        "view. Folds are the same for each.",
+        one_of(VIEWS),
+        before="all",
+    )
 
     def __post_init__(self):
         check(self)
@@ -83,6 +91,7 @@ class FoldOptions:
             "by the catalog's order" * (self.fold_rule == "catalog"),
             "stratified" * self.stratify,
             f"seed {self.fold_seed}" * (self.fold_seed > 0),
+            f"{self.view} images alone" * (self.view != "all"),
         )
         return "".join(f", {each}" for each in words if each)
 
@@ -102,10 +111,17 @@ class DataSettings(FoldOptions):
     size: int = setting(help="Side of the images in pixels.", legal=at_least(1), otherwise="the stage's")
     uncertain: str = setting(
         "negative",
-        "What -1 counts as: negative, positive, ignore (blanks stay negative) or ignore-all (blanks are ignored too); "
-        'or a TOML file with one of these per finding (docs/training.md), or as text: "negative; Edema=positive".',
+        "What -1 counts as: negative, positive, ignore (blanks stay negative), ignore-all (blanks are ignored too), "
+        "smooth (positive, in the training loss 0.7) or smooth-zeros (negative, there 0.15); or a TOML file with one "
+        'of these per finding (docs/training.md), or as text: "negative; Edema=positive".',
         _POLICY,
         metavar="CHOICE|TOML",
+    )
+    label_smoothing: float = setting(
+        0.0,
+        "Of the training loss: s makes a target of 1 to 1 - s / 2, one of 0 to s / 2.",
+        from_zero_below(1),
+        before=0.0,
     )
     order: str = setting(
         "global", "windowed: a few shards at a time, for data larger than memory on slow disks.", one_of(ORDERS)
@@ -142,7 +158,7 @@ class DataSettings(FoldOptions):
         "natural",
         "natural: every image once an epoch; class-balanced, sqrt: as many samples, with repeats, by the rarity of "
         "each image's rarest finding (images without any count as one more class); progressive: from natural in the "
-        "first epoch to class-balanced in the last.",
+        "first epoch to class-balanced in the last; repeat-factor: every image once, those with a rare finding again.",
     )
     mix: str = setting(
         "size",
@@ -201,6 +217,13 @@ class DataSettings(FoldOptions):
                 "--oversample-below, the AP under which" if below is None else "--oversample-from, the run whose AP"
             )
             raise UserError(f"oversampling by AP needs {missing} decides; give both")
+
+    @property
+    def soft_targets(self) -> str:
+        """Which settings give the training loss targets between 0 and 1, as the command line spells them; "" if none
+        does."""
+        words = [f"label-smoothing {self.label_smoothing:g}"] * (self.label_smoothing > 0)
+        return " and ".join([*words, *(f"uncertain {name}" for name in smoothed(self.uncertain))])
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,11 @@ class TrainSettings:
                 f"head {self.model.head.name}: its output lies between -1 and 1 and the loss {self.loss.name} has no "
                 "scale for it; give --loss ldam or ldam-drw, or --head linear"
             )
+        if self.data.soft_targets and not self.loss.soft:
+            raise UserError(
+                f"loss {self.loss.name}: takes no targets between 0 and 1, which {self.data.soft_targets} makes; leave "
+                "that out, or give another --loss"
+            )
 
     def loader_options(self, device: str) -> LoaderOptions:
         data, runtime = self.data, self.runtime

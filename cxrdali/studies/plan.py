@@ -82,6 +82,7 @@ class Planner:
         steps += [
             *self._ensembles(),
             *self._views(),
+            *self._study_means(),
             *self._calibrations(),
             *self._scores(),
             *Comparisons(self).steps(),
@@ -154,7 +155,7 @@ class Planner:
         missing: list[str] = []
         others = [*(each.name for each in self.study.ensembles), *self.groups, *self.study.recipes.train]
         for name in names:
-            here, first = [name] if name in self.made.bases else [], re.split(r"-views$|\+|@", name)[0]
+            here, first = [name] if name in self.made.bases else [], re.split(r"-views$|-study$|\+|@", name)[0]
             if not here and first not in others and not members(self.ground.runs, first):
                 hint = choices(name, self.made.bases, "there are")
                 raise self.study.source.error(at, f"no table {name!r} before this; {hint}")
@@ -216,6 +217,11 @@ class Planner:
             self.notes.append("no view postprocess: validation has not both frontal and lateral images")
             return
         yield from self.made.views(wanted, apply)
+
+    def _study_means(self) -> Iterable[Step]:
+        found, _ = self.tables(self.study.study_mean.of, ("study_mean", "of")) if self.study.study_mean else ([], [])
+        for name in found:
+            yield from self.made.study_mean(name)
 
     def _calibrations(self) -> Iterable[Step]:
         done: set[tuple[str, str]] = set()

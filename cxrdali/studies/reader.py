@@ -26,6 +26,7 @@ from cxrdali.studies.schema import (
     Recipes,
     RunTable,
     Study,
+    StudyMean,
     Submission,
     Views,
 )
@@ -34,7 +35,10 @@ from shards.errors import UserError
 from shards.words import choices
 
 T = TypeVar("T")
-TABLES = {"recipes": Recipes, "views": Views, "evaluate": Evaluate, "matrix": Matrix, "submission": Submission}
+TABLES = {
+    "recipes": Recipes, "views": Views, "study_mean": StudyMean, "evaluate": Evaluate, "matrix": Matrix,
+    "submission": Submission,
+}  # fmt: skip
 ARRAYS = {
     "predict": Predict, "ensembles": Ensemble, "calibrate": Calibrate, "comparisons": Comparison, "claims": Claim,
 }  # fmt: skip

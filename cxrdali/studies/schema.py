@@ -133,6 +133,13 @@ class Views(Checked):
 
 
 @dataclass(frozen=True)
+class StudyMean(Checked):
+    """[study_mean]: tables whose images get the mean of their study, as NAME-study."""
+
+    of: Names
+
+
+@dataclass(frozen=True)
 class Calibrate(Checked):
     """[[calibrate]]: tables calibrated on validation, as NAME+METHOD."""
 
@@ -232,6 +239,7 @@ class Study(Checked):
     predict: tuple[Predict, ...] = ()
     ensembles: tuple[Ensemble, ...] = ()
     views: Views | None = None
+    study_mean: StudyMean | None = None
     calibrate: tuple[Calibrate, ...] = ()
     evaluate: Evaluate = Evaluate()
     comparisons: tuple[Comparison, ...] = ()

@@ -83,8 +83,9 @@ class Parts:
         return self.settings.optimizer.batch // self.ranks.world
 
     def targets(self, rows: torch.Tensor) -> torch.Tensor:
-        """Of catalog rows (of studies the first ones), int64 [n] on the CPU: float32 [n, F] on the device."""
-        wanted = self.data.targets if self.data.of_studies is None else self.data.of_studies
+        """Of catalog rows (of studies the first ones), int64 [n] on the CPU, as the training loss sees them: float32
+        [n, F] on the device."""
+        wanted = self.data.targets.in_training if self.data.of_studies is None else self.data.of_studies
         return gpu.sent(wanted[rows.numpy()], torch.device(self.hardware.device))
 
     def by_image(self, values: np.ndarray) -> np.ndarray:
@@ -111,7 +112,8 @@ def build(
     if settings.runtime.compile is True:
         check_compiler(hardware.device)
     model = _model(settings, data.findings, before).to(hardware.device)
-    loss = LossModule(settings.loss, data.positives, data.negatives).to(hardware.device)
+    smoothing = settings.data.label_smoothing
+    loss = LossModule(settings.loss, data.positives, data.negatives, smoothing).to(hardware.device)
     optimizer, scaler = adamw(model, settings.optimizer.lr, settings.optimizer.weight_decay), grad_scaler(hardware)
     options = settings.loader_options(hardware.device)
     if options.threads is None:

@@ -7,8 +7,9 @@ import numpy as np
 
 from cxrdali.data.loader import nearest_stored
 from cxrdali.data.mix import words as mix_words
-from cxrdali.data.sampler import SampledRows
-from cxrdali.data.splits import fold_positives, subjects_on_both_sides
+from cxrdali.data.sampler import SampledRows, epoch_samples
+from cxrdali.data.samplers.repeat_factor import RepeatedRows
+from cxrdali.data.splits import fold_positives, released_rows, subjects_on_both_sides
 from cxrdali.data.targets import any_positive
 from cxrdali.metrics.longtail import GROUPS, groups, without_training
 from cxrdali.metrics.ranking import Scores, without_words
@@ -23,7 +24,13 @@ from shards.words import counted
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = {"balance": "class-balanced weights", "pos_weight": "weights of positives", "shift": "margins"}
+WEIGHTS = {
+    "balance": "class-balanced weights",
+    "pos_weight": "weights of positives",
+    "shift": "margins",
+    "prior": "taken off logits",
+    "rarity": "rarity, 1 / images",
+}
 UNEVEN = 0.25  # of a fold's share of the images: more than this off is said
 
 
@@ -51,6 +58,7 @@ def describe(parts: Parts) -> None:
             f"{counted(len(data.of_studies.studies.first), 'study')} to train on, in batches of whole ones; fusion "
             f"{settings.study.fusion}"
         )
+    _describe_views(data, settings.data.view)
     _describe_packs(data)
     _describe_folds(settings, data)
     if ranks.world > 1:
@@ -59,12 +67,16 @@ def describe(parts: Parts) -> None:
             f"{ranks.world} processes, {ranks.local_world} on this machine: {counted(parts.share, 'image')} of every "
             f"batch each; batch normalisation of each sees {sees}"
         )
-    if settings.loss.name != "bce" or settings.flat().get("pos_weight") != "none" or settings.model.frozen:
-        what = "fusion and classifier" if settings.study else "the classifier"
+    smooth, what = settings.data.soft_targets, "fusion and classifier" if settings.study else "the classifier"
+    if settings.loss.name != "bce" or settings.flat().get("pos_weight") != "none" or settings.model.frozen or smooth:
         parameters = ", ".join(f"{name} {_plain(value)}" for name, value in settings.loss.parameters.items())
-        log.info(f"loss {settings.loss.name} ({parameters})" + (f"; {what} alone" if settings.model.frozen else ""))
+        log.info(
+            f"loss {settings.loss.name} ({parameters})"
+            + (f", {smooth}" if smooth else "")
+            + (f"; {what} alone" if settings.model.frozen else "")
+        )
     for name, values in settings.loss.per_finding(data.positives, data.negatives).items():
-        if (values != 1).any():
+        if (values[data.positives > 0] != 1).any():
             log.info(weight_words(name, values, settings.loss, data))
     _describe_scored(data)
     _describe_visits(data, settings.data.sampler.name, settings.data.mix)
@@ -95,9 +107,22 @@ def weight_words(name: str, values: np.ndarray, loss: Loss, data: TrainingData) 
     words += f"; largest {_weight(values[top[0]])}, {whose}"
     if cap and name == "balance" and values[top[0]] > 0.999 * cap * np.median(values[present]):
         words += f", held at {cap:g} times the median"
-    if name != "shift" and values[top].sum() > values[present].sum() / 2 and len(top) < present.sum() / 2:
+    weighs = name not in ("shift", "prior")
+    if weighs and values[top].sum() > values[present].sum() / 2 and len(top) < present.sum() / 2:
         words += ", more than all other findings together"
     return words
+
+
+def _describe_views(data: TrainingData, view: str) -> None:
+    """What is left out by --view."""
+    if view == "all":
+        return
+    rows = released_rows(data.dataset, data.labels, "train")
+    found = data.dataset.of_rows(rows, "view")["view"].value_counts()
+    words = ", ".join(
+        f"{count:,} {'of another or no known view' if of == 'other' else of}" for of, count in found.items()
+    )
+    log.info(f"view {view}: of the training split's {counted(len(rows), 'image')} ({words}) the {view} ones alone")
 
 
 def _describe_packs(data: TrainingData) -> None:
@@ -136,11 +161,12 @@ def _describe_folds(settings: TrainSettings, data: TrainingData) -> None:
         )
 
 
-def _most_sampled(data: TrainingData, sampler: SampledRows) -> str:
+def _most_sampled(data: TrainingData, sampler: SampledRows | RepeatedRows) -> str:
     """Which images come most often, and how often in the last epoch."""
     chances = sampler.chances(sampler.epochs - 1)
     its = np.flatnonzero(data.targets[sampler.rows[chances.argmax()]] == 1)
-    rarest, times = its[data.positives[its].argmin()] if len(its) else None, chances.max() * len(sampler.rows)
+    rarest = its[data.positives[its].argmin()] if len(its) else None
+    times = chances.max() * epoch_samples(sampler, sampler.rows)
     whose = "without any finding" if rarest is None else f"of {data.findings[rarest]} ({data.positives[rarest]:,})"
     when = "in the last epoch" if sampler.sampler.weighted_share(0, sampler.epochs) < 1 else "an epoch"
     return f"images {whose} come most often, {times:,.1f} times {when}"
@@ -176,6 +202,11 @@ def _describe_visits(data: TrainingData, sampler: str, mix: str) -> None:
         log.info(
             f"sampler {sampler}: {counted(len(data.train_rows), 'sample')} an epoch by each image's rarest finding; "
             f"images without any, {without:,}, count as one more class; {_most_sampled(data, data.sampler)}"
+        )
+    if isinstance(data.sampler, RepeatedRows):
+        log.info(
+            f"sampler {sampler}: {counted(len(data.sampler), 'sample')} an epoch of "
+            f"{counted(len(data.train_rows), 'image')}; {_most_sampled(data, data.sampler)}"
         )
     if data.oversampling:
         names = ", ".join(data.oversampling.findings) or "no finding"
