@@ -58,12 +58,12 @@ def describe(parts: Parts) -> None:
         f"(fold {settings.data.fold} of {settings.data.folds}, by {settings.data.group}{settings.data.how}); "
         f"{counted(both, 'subject')} on both sides"
     )
-    _describe_views(data, settings.data.view)
     if data.of_studies is not None and settings.study:
         log.info(
             f"{counted(len(data.of_studies.studies.first), 'study')} to train on, in batches of whole ones; fusion "
             f"{settings.study.fusion}"
         )
+    _describe_views(data, settings.data.view)
     pseudo.describe(data.labels)
     if settings.data.label_weight:
         log.info(f"labels count {settings.data.label_weight} in the training loss")
