@@ -129,20 +129,23 @@ def overrides(given: tuple[str, ...], known: Mapping, tables: Sequence[str] = ()
 
 
 def demo_sizes(study, known: Mapping, options) -> list[int]:
-    """Those of every demo recipe, whichever are trained: the data must be the same next time. And larger ones.
+    """Those of every demo recipe, or run of a study without these, whichever are trained: the data must be the same
+    next time. And larger ones.
 
     known: recipes by name; options: the study's.
     """
     from cxrdali.runs import recipes
     from cxrdali.studies.expand import chosen, expand, recipe_file, spelled_out
 
-    file, given, whole = recipe_file(study, True), options.overrides, spelled_out(study, True)
-    stored = {recipe.settings["size"] for recipe in recipes.read(file).values()} if study.recipes.demo else set()
+    given, whole = options.overrides, spelled_out(study, True)
     runs = expand(whole, known, many=True)
-    every = {name: run.recipe for name, run in runs.items()}
-    for name in recipes.in_order(every, chosen(whole, runs, options.models)):
+    every, stored = {name: run.recipe for name, run in runs.items()}, set()
+    if study.recipes.demo:
+        stored = {recipe.settings["size"] for recipe in recipes.read(recipe_file(study, True)).values()}
+    for name in recipes.in_order(every, chosen(whole, runs, options.models) if stored else list(runs)):
         settings = every[name].resolve(Path(), {**given.get("", {}), **given.get(name, {})})[0]
-        stored |= {settings.data.size} if settings.data.size > max(stored, default=0) else set()
+        sizes = {each.size for each in settings.segments}
+        stored |= {size for size in sizes if size > max(stored)} if study.recipes.demo else sizes
     return sorted(stored)
 
 
@@ -232,7 +235,8 @@ def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
         name, line = next(iter(done.failed.items()))
         others = f", and {counted(len(done.failed) - 1, 'other step')}" if len(done.failed) > 1 else ""
         waits = f"; {counted(len(done.blocked), 'step')} that need what failed were not done" if done.blocked else ""
-        raise UserError(f"{out}: {name} failed{others}: {_as_set(line)}{waits}")
+        shown = _show_what_there_is(out, plan, done.blocked)
+        raise UserError(f"{out}: {name} failed{others}: {_as_set(line)}{waits}{shown}")
     when = (
         "are done" if shared or done.done == len(steps) else "were done before" if not done.done
         else f"are done, {done.done} of them now"
@@ -240,6 +244,15 @@ def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
     took = f"{time.perf_counter() - started:,.0f} s"
     page = f"; open {out / 'report.html'} in a browser" if any(step.name == "report" for step in steps) else ""
     click.echo(f"\n{out}: all {len(steps)} steps {when}, {took}{page}")
+
+
+def _show_what_there_is(out: Path, plan, blocked: Sequence[str]) -> str:
+    """Make the page of what did not fail, not as the step that it is: that is done when all is there."""
+    last = plan.steps[-1]
+    if last.name not in blocked or plan.record.get("roles") or not plan.record:  # the papers' pages are of all models
+        return ""
+    last.do()
+    return f"; {out / 'report.html'} and table.md have what there is"
 
 
 def _as_set(text: str) -> str:
@@ -257,7 +270,7 @@ def _as_set(text: str) -> str:
 
 def _show(plan, book, steps) -> None:
     from cxrdali.report.kit.numbers import storage
-    from cxrdali.studies.estimate import epoch_images, hours, kind, measure
+    from cxrdali.studies.estimate import by_size, epoch_images, hours, kind, measure
 
     reasons, rates, rows, total, disk, unmeasured, open_end = book.plan(steps), {}, [], 0.0, 0, [], False
     reasons = {step.name: reasons.get(step.name) for step in plan.steps}
@@ -268,26 +281,29 @@ def _show(plan, book, steps) -> None:
         chooser = settings.data.oversample_from and Path(settings.data.oversample_from).name
         final = final and not reasons.get(f"train {chooser}")  # its AP will be another one
         left = _epochs_left(settings.optimizer.epochs, book.root / "runs" / name, reasons[f"train {name}"])
-        if kind(settings) not in rates:
-            click.echo(f"measuring {settings.model.arch} at {settings.data.size} px ...", err=True)
-            try:
-                rates[kind(settings)] = measure(settings, plan.bases[name].dataset)
-            except Exception as error:  # a size that is not stored, a full GPU: the plan still shows
-                click.echo(f"{name}: not measured ({(str(error) or repr(error)).splitlines()[0]})", err=True)
-                rates[kind(settings)] = None
-        rate = rates[kind(settings)]
-        if rate is None:
+        for one in by_size(settings).values():
+            if kind(one) not in rates:
+                click.echo(f"measuring {one.model.arch} at {one.data.size} px ...", err=True)
+                try:
+                    rates[kind(one)] = measure(one, plan.bases[name].dataset)
+                except Exception as error:  # a size that is not stored, a full GPU: the plan still shows
+                    click.echo(f"{name}: not measured ({(str(error) or repr(error)).splitlines()[0]})", err=True)
+                    rates[kind(one)] = None
+        of_sizes = {segment: rates[kind(one)] for segment, one in by_size(settings).items()}
+        rate = of_sizes[settings.segments[-1]]
+        if None in of_sizes.values():
             cost = ("-",) * 5
             unmeasured.append(name)
         else:
-            training, predicting = hours(plan, name, rate, left, reasons)
+            training, predicting = hours(plan, name, of_sizes, left, reasons)
             total, disk = total + training + predicting, disk + rate.disk
             cost = (f"{rate.trained:,.1f}", f"{rate.predicted:,.1f}", f"{rate.disk / 1e9:.2g}",
                     _hours(training), _hours(predicting))  # fmt: skip
         open_end |= not final
         start = about["starts_from"] or ("weights" if settings.model.pretrained else "scratch")
         rows.append((
-            name, reasons[f"train {name}"] or "done", start, f"{settings.data.size}", f"{settings.optimizer.batch}",
+            name, reasons[f"train {name}"] or "done", start, settings.data.schedule or f"{settings.data.size}",
+            f"{settings.optimizer.batch}",
             f"{images:,}{'' if final else ' +'}", f"{left} of {settings.optimizer.epochs}", *cost,
         ))  # fmt: skip
     columns = ("model", "state", "starts from", "size", "batch", "images/epoch", "epochs left", "train img/s",

@@ -8,6 +8,8 @@ from cxrdali.data.augment.written import canonical as canonical_augmentation
 from cxrdali.data.mix import canonical as canonical_mix
 from cxrdali.data.order import ORDERS
 from cxrdali.data.sampler import SAMPLERS, Sampler
+from cxrdali.data.schedule import FORM
+from cxrdali.data.schedule import canonical as canonical_schedule
 from cxrdali.data.uncertain import UNCERTAIN, canonical, smoothed
 from cxrdali.registry import choice
 from cxrdali.runtime.limits import default_threads
@@ -111,6 +113,23 @@ class DataSettings(FoldOptions):
 
     labels: str | None = setting(None, "Label release.", otherwise="the dataset's first", metavar="NAME")
     size: int = setting(help="Side of the images in pixels.", legal=at_least(1), otherwise="the stage's")
+    schedule: str | None = setting(
+        None,
+        "Several sizes in one run, from small to large: 224x10@256,320x10@128 is 10 epochs at 224 px in batches of "
+        "256, then 10 at 320 px. --size and --batch are the last one's. Without @BATCH: --batch; without that too the "
+        "stages' (224 px 256, 320 px 128, 512 px 48).",
+        Legal(bool, "sizes, epochs and batches", read=canonical_schedule),
+        otherwise="one size",
+        metavar=FORM,
+        before=None,
+    )
+    grow_from: float = setting(
+        1.0,
+        "With --schedule: the share of dropout and drop-path that the first size has, 0 to 1. It grows by equal steps "
+        "from size to size, and the last has all of it (as in EfficientNetV2's progressive learning).",
+        Legal(lambda value: 0 <= value <= 1, "0 to 1"),
+        before=1.0,
+    )
     uncertain: str = setting(
         "negative",
         "What -1 counts as: negative, positive, ignore (blanks stay negative), ignore-all (blanks are ignored too), "
@@ -231,6 +250,8 @@ class DataSettings(FoldOptions):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.grow_from != 1 and self.schedule is None:
+            raise UserError(f"grow-from {self.grow_from:g}: one size has nothing to grow with; give --schedule too")
         if self.same_patients and (self.stratify or self.fold_rule == "catalog"):
             raise UserError(
                 "same-patients: only ids put a patient of two packs into one fold of both; leave out stratify and "

@@ -37,7 +37,7 @@ def train_and_validation(dataset: Dataset, labels: Labels, options: FoldOptions)
                 f"groups in the training split of {labels.name!r}: ids decide; give {even}another --fold-seed or fewer "
                 "--folds"
             )
-    sides = tuple(of_view(dataset, rows, options.view) for rows in (released[~inside], released[inside]))
+    sides = of_view(dataset, released[~inside], options.view), of_view(dataset, released[inside], options.view)
     for part in dataset.parts:
         for side, rows in zip(("train on", "validate on"), sides, strict=True):
             if not len(part.own(rows)):

@@ -100,7 +100,7 @@ class Classifier(nn.Module):
 
         handles = [head.register_forward_pre_hook(keep, with_kwargs=True) for head in self.heads]
         try:
-            logits = self(images)
+            logits = Classifier.forward(self, images)  # of images also where the model is of studies
         finally:
             for handle in handles:
                 handle.remove()
@@ -139,12 +139,13 @@ def check_arch(arch: str) -> None:
         raise UserError(f"arch {arch!r} is no timm model (alike: {', '.join(alike) or 'none'}); see timm.list_models()")
 
 
-def create(options: ModelOptions, num_findings: int) -> Classifier:
+def create(options: ModelOptions, num_findings: int, kind: type[Classifier] = Classifier) -> Classifier:
     """A classifier on the CPU.
 
     Args:
         options: Architecture, image size and what else decides its form.
         num_findings: Width of its output.
+        kind: Of which class it is.
 
     Raises:
         UserError: timm has no such model, its weights cannot be had, or it takes no images of this size.
@@ -162,7 +163,7 @@ def create(options: ModelOptions, num_findings: int) -> Classifier:
     keys = tuple(
         key for key, value in backbone.state_dict().items() if key in longer and value.shape != longer[key].shape
     )
-    made = Classifier(backbone, options, keys, mean, std)
+    made = kind(backbone, options, keys, mean, std)
     made.identity = identity_of(options, mean, std)
     made = made.to(memory_format=made.memory_format)
     try:
@@ -201,6 +202,13 @@ def _backbone(options: ModelOptions, num_findings: int) -> Any:
             _checkpoint(backbone, options.arch)
     except UserError:
         raise
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        raise UserError(
+            f"drop-path {options.drop_path}: {options.arch!r} has no residual branches to leave out (timm's "
+            "drop_path_rate); leave it out, or give --dropout, or another --arch"
+        ) from error
     except Exception as error:  # timm and its hub raise their own kinds for a missing network, file or tag
         fault = _fault(options, num_findings) if options.pretrained else error
         if fault is None:
@@ -216,7 +224,8 @@ def _arguments(options: ModelOptions, num_findings: int) -> dict[str, Any]:
     """Of timm's model, beside `pretrained`; it resamples most position embeddings to `img_size`."""
     config = timm.get_pretrained_cfg(options.arch, allow_unregistered=True)
     sized = {"img_size": options.size} if config is not None and config.fixed_input_size else {}
-    return {"num_classes": num_findings, "in_chans": 3, **sized}
+    deep = {"drop_path_rate": options.drop_path} if options.drop_path else {}
+    return {"num_classes": num_findings, "in_chans": 3, **sized, **deep}
 
 
 def _attach(backbone: Any, options: ModelOptions, num_findings: int) -> None:

@@ -34,6 +34,9 @@ def check(path: Path, stored: dict[str, str], own: dict[str, str], kept_head: bo
     arch = stored.get("arch")
     if arch and own and arch.split(".")[0] != own["arch"].split(".")[0]:  # the tag names pretrained weights
         raise UserError(f"{path}: holds weights of {arch}, this run is {own['arch']}; {fix or f'give --arch {arch}'}")
+    if fix and stored.get("fusion", own.get("fusion")) != own.get("fusion"):
+        there, now = (each.get("fusion", "of single images") for each in (stored, own))
+        raise UserError(f"{path}: its fusion of a study's images is {there}, this run is {now}; {fix}")
     scaled, here = _scaling(stored), _scaling(own)
     if stored.get("norm") and own and (scaled != here if scaled else stored["norm"] != own["norm"]):
         there, now = (

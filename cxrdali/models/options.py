@@ -46,6 +46,12 @@ class ModelSettings:
     dropout: float = setting(
         0.0, "Share of the classifier's inputs that each training step sets to 0.", from_zero_below(1), before=0.0
     )
+    drop_path: float = setting(
+        0.0,
+        "Stochastic depth: up to this share of an image's residual branches is left out in each training step.",
+        from_zero_below(1),
+        before=0.0,
+    )
     new_head: bool = setting(False, "Do not take the classifier from --init.")
     frozen: bool = setting(False, "Train the classifier alone, on a backbone in evaluation mode.")
 
@@ -57,6 +63,8 @@ class ModelSettings:
             raise UserError(f"pool {self.pool}: the head {self.head.name} sees the map itself; use --pool own")
         if self.frozen and self.init is None and not self.pretrained:
             raise UserError("frozen: a backbone from scratch would stay random; give the run to start from with --init")
+        if self.frozen and self.drop_path:
+            raise UserError(f"drop-path {self.drop_path}: a frozen backbone leaves nothing out; give one or the other")
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,7 @@ class ModelOptions:
     arch: a timm name; size: side of the images in pixels; pretrained: start from timm's weights; norm: mean and std of
     ImageNet or those that the weights were trained with; logit_scale: factor of the classifier's output (`Loss`);
     dropout: share of the classifier's inputs that training sets to 0; pool, gem_p: what is before a linear classifier;
+    drop_path: timm's drop_path_rate;
     channels_last: memory format of activations and weights; checkpointing: compute activations again in the backward
     pass instead of keeping them.
     """
@@ -81,6 +90,7 @@ class ModelOptions:
     dropout: float = 0.0
     pool: str = "own"
     gem_p: float = 3.0
+    drop_path: float = 0.0
 
     def __post_init__(self):
         if self.norm not in NORMS:

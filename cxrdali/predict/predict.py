@@ -5,6 +5,7 @@ import logging
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import numpy as np
 from cxrdali.data.loader import Loader, nearest_stored
 from cxrdali.data.options import FOLDS, TRAINED_ON, FoldOptions, LoaderOptions
 from cxrdali.data.splits import of_view, select, train_and_validation
+from cxrdali.data.study_loader import StudyLoader
 from cxrdali.models import weights_file
 from cxrdali.models.classifier import Classifier, create
 from cxrdali.models.inference import Inference, constant_words, logits
+from cxrdali.models.study import StudyClassifier
 from cxrdali.models.tta import TTA
 from cxrdali.models.weights import load_initial
 from cxrdali.predict.options import PredictOptions
@@ -75,7 +78,9 @@ def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | N
         model = model.to(hardware.device)
         threads = ranks.threads() if asked.threads is None else asked.threads
         loading = LoaderOptions(settings.data.size, batch, threads, asked.decode, hardware.device)
-        loader = Loader(dataset, rows, loading, rank=ranks.rank, world=ranks.world)
+        study = settings.study
+        make = partial(StudyLoader, most=study.study_images) if study else Loader
+        loader = make(dataset, rows, loading, rank=ranks.rank, world=ranks.world)
         log.info(_words(loader, split, hardware, ranks, asked.tta))
         for part in dataset.parts:
             if outlook := part.dataset.outlook(nearest_stored(part.dataset, settings.data.size)):
@@ -87,6 +92,7 @@ def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | N
     if values is None:
         return None
     check_varies(values, trained.findings, loader, weights)
+    values = loader.by_image(values) if study else values
     if mirrors := [part.dataset.mirror for part in dataset.parts if part.dataset.mirror]:
         log.info(f"waited {sum(each.take_waited() for each in mirrors):,.1f} s for the bucket")
     ids = dataset.of_rows(rows, "image_id", "study_id", "view")
@@ -145,8 +151,9 @@ def _leak(
 def _words(loader: Loader, split: str, hardware: Hardware, ranks: Ranks, tta: str) -> str:
     """What is going to be predicted, in a line."""
     options, resized_from = loader.options, loader.resized_from
+    unit = "study" if isinstance(loader, StudyLoader) else "image"
     return (
-        f"{counted(len(loader.rows), 'image')} of {split} at {options.size} px, {hardware.precision} on "
+        f"{counted(len(loader.rows), unit)} of {split} at {options.size} px, {hardware.precision} on "
         f"{hardware.device}, decode {options.resolved_decode}"
         + (f", TTA {tta}: {counted(len(TTA[tta]), 'pass')}" if tta != "none" else "")
         + (f", resized from {resized_from} px" if resized_from else "")
@@ -211,6 +218,9 @@ def weights_of(run: Run, asked: PredictOptions, say: bool = True) -> Path:
 
 def load_run_model(run: Run, weights: Path | None = None) -> Classifier:
     """A run's model with its best or other weights, on the CPU. Raises UserError if they are missing or do not fit."""
-    model = create(run.settings.model_options(), len(run.findings))
+    study = run.settings.study
+    model = create(run.settings.model_options(), len(run.findings), StudyClassifier if study else Classifier)
+    if study:
+        model.fuse(study)
     load_initial(model, weights or run.best_weights(), run.findings, to_predict=True)
     return model

@@ -39,6 +39,7 @@ KINDS = {  # the kinds of settings are those of TrainSettings
     ),
     "excluded?": {"images": int, "sha256": str, "lists": [{"name": str, "sha256": str}]},
     "compile?": maybe({"on": bool}),
+    "at_size?": int,
     "device?": str,
     "processes?": int,
     "synthetic?": bool,

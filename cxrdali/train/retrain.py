@@ -23,6 +23,7 @@ def retrain_settings(
     if the run is not finished, or was trained on other data: its validation images might be trained on here.
     """
     trained = Run.open(run)
+    trained.check_of_images("retrain-head")
     trained.check_finished("finish it first")
     run_rows(trained, dataset, labels_of(trained, dataset), "; give the dataset of the run with --data")
     trained.best_weights()  # they are there, before anything is written
@@ -31,8 +32,10 @@ def retrain_settings(
     kept = {} if changes.get("new_head", True) else {"head": head}
     own = {
         "init": str(run), "frozen": True, "new_head": True, "head": plain, "sampler": "class-balanced",
-        "loss": LOSSES["bce"](),
+        "loss": LOSSES["bce"](), "schedule": None, "grow_from": 1.0,  # at the last size
         "epochs": EPOCHS, "warmup_epochs": 1, "lr": LR, "min_lr": 0.0, "patience": None, "checkpointing": False,
+        "head_lr": None, "layer_decay": None, "head_epochs": 0, "head_epochs_lr": None, "keep_epochs": 0,
+        "drop_path": 0.0, "ema": None, "ema_half_life": None, "ema_warmup": False, "lr_schedule": "step",
         "micro_batch": None, "oversample": (), "oversample_below": None, "oversample_from": None, "allow_leak": False,
         **({} if augment else {"augment_preset": "none"}),
     }  # fmt: skip

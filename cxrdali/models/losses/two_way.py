@@ -25,7 +25,7 @@ class TwoWay(Loss):
         return self._means(logits, targets, 1) + self._means(logits, targets, 0)
 
     def _means(self, logits, targets, axis):
-        """One way's terms, [B, 1] along the findings of an image (axis 1) or [1, F]; their mean is the paper's, which
+        """One way's terms, [B, 1] along the findings of an image (axis 1) or [1, F]; their mean is Kobayashi's, which
         leaves out what has no positive."""
         from torch.nn import functional as F
 
