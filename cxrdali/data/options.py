@@ -5,11 +5,11 @@ from dataclasses import dataclass, fields, replace
 from cxrdali.data.augment import CUTOUTS, FLIPS
 from cxrdali.data.augment.presets import PRESETS
 from cxrdali.data.augment.written import canonical as canonical_augmentation
+from cxrdali.data.label_weight import canonical as canonical_weight
 from cxrdali.data.mix import canonical as canonical_mix
 from cxrdali.data.order import ORDERS
 from cxrdali.data.sampler import SAMPLERS, Sampler
 from cxrdali.data.schedule import FORM
-from cxrdali.data.schedule import canonical as canonical_schedule
 from cxrdali.data.uncertain import UNCERTAIN, canonical, smoothed
 from cxrdali.registry import choice
 from cxrdali.runtime.limits import default_threads
@@ -89,6 +89,11 @@ class FoldOptions:
             raise UserError("fold-rule catalog: has neither a fold-seed nor stratify; leave these out")
 
     @property
+    def shares_patients(self) -> bool:
+        """Whether several packs have the same patients."""
+        return False
+
+    @property
     def how(self) -> str:
         """What is not the default in how images are divided, to follow "fold 0 of 5": "", or ", stratified"."""
         words = (
@@ -118,7 +123,6 @@ class DataSettings(FoldOptions):
         "Several sizes in one run, from small to large: 224x10@256,320x10@128 is 10 epochs at 224 px in batches of "
         "256, then 10 at 320 px. --size and --batch are the last one's. Without @BATCH: --batch; without that too the "
         "stages' (224 px 256, 320 px 128, 512 px 48).",
-        Legal(bool, "sizes, epochs and batches", read=canonical_schedule),
         otherwise="one size",
         metavar=FORM,
         before=None,
@@ -143,6 +147,15 @@ class DataSettings(FoldOptions):
         "Of the training loss: s makes a target of 1 to 1 - s / 2, one of 0 to s / 2.",
         from_zero_below(1),
         before=0.0,
+    )
+    label_weight: str | None = setting(
+        None,
+        "How much labels count in the training loss, 1 being all they do: 0.3, or of several packs B=0.3, as for "
+        "pseudo-labels. Class counts and metrics go without it.",
+        Legal(lambda value: True, "a weight", read=canonical_weight),
+        otherwise="1",
+        metavar="NUMBER|PACK=NUMBER,...",
+        before=None,
     )
     order: str = setting(
         "global", "windowed: a few shards at a time, for data larger than memory on slow disks.", one_of(ORDERS)
@@ -269,6 +282,10 @@ class DataSettings(FoldOptions):
                 "--oversample-below, the AP under which" if below is None else "--oversample-from, the run whose AP"
             )
             raise UserError(f"oversampling by AP needs {missing} decides; give both")
+
+    @property
+    def shares_patients(self) -> bool:
+        return self.same_patients is not None
 
     @property
     def soft_targets(self) -> str:
