@@ -36,6 +36,7 @@ def seen(dataset, out, how, stop_after=None):
     return images, targets[: len(images)]
 
 
+@pytest.mark.slow
 def test_the_model_sees_mixed_images_and_targets_and_a_continued_run_the_same(dataset, tmp_path):
     how = {"mixup": 0.4, "cutmix": 1.0}
     plain = seen(dataset, tmp_path / "plain", settings())
