@@ -17,7 +17,7 @@ class Blur(Sometimes):
     """Blurs with a standard deviation that is uniform from a tenth of its bound to its bound."""
 
     name = "blur"
-    order = 10
+    order = 7
     decides = {"blur": np.int32, "blur_sigma": np.float32}
 
     pixels: float = setting(1.0, "largest standard deviation in pixels.", above(0, at_most=50))

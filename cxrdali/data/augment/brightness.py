@@ -14,7 +14,7 @@ class Brightness(Lookup):
     """Level x becomes (1 + c) x + 255 b, with c and b uniform within their bounds."""
 
     name = "brightness"
-    order = 6
+    order = 5
     decides = {"brightness": np.int32, "brightness_table": np.uint8}
     table = "brightness_table"
 

@@ -14,7 +14,7 @@ class Gamma(Lookup):
     """Level x becomes 255 (x / 255)^g; the logarithm of g is uniform, so that darker is as likely as lighter."""
 
     name = "gamma"
-    order = 8
+    order = 6
     decides = {"gamma": np.int32, "gamma_table": np.uint8}
     table = "gamma_table"
 

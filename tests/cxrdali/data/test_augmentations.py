@@ -173,6 +173,9 @@ def test_a_crop_is_a_square_part_whose_corners_become_the_image_s():
 def test_crop_and_affine_are_one_pass_and_as_if_the_crop_came_first():
     size, both = 96, [read("affine(p=1, degrees=20)"), read("crop(p=1, least=0.5)")]
     assert [type(each).__name__ for each in in_order([*both, read("clahe")])] == ["Warps", "Clahe"]
+    every = [read(name) for name in ("squares", "noise", "affine", "blur", "gamma", "brightness", "clahe")]
+    names = [each.name for each in in_order([*AugmentOptions(), *every])]
+    assert names == ["affine", "clahe", "brightness", "gamma", "blur", "noise", "squares", "cutout", "flips"]
     image = cv2.GaussianBlur(images_of(size, 1)[0, :, :, 0], (0, 0), 4)
     images = np.repeat(image[None, :, :, None], 5, axis=0)
     fused = decide(both, 2, 0, 0, 5, size)
