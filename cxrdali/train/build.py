@@ -149,7 +149,7 @@ def build(
     if options.threads is None:
         options = replace(options, threads=ranks.threads())
     make = make_loader if settings.study is None else partial(StudyLoader, most=settings.study.study_images)
-    loader, val_loader = loaders(settings, data, ranks, make, options)
+    loader, val_loader = _loaders(settings, data, ranks, make, options)
     shape = microbatch.BatchShape(ranks.share(settings.optimizer.batch), settings.data.size, len(data.findings))
     trial = microbatch.Trial(settings, hardware, ranks, model, loss, (loader, val_loader), shape)
     micro_batch, searched = microbatch.resolve(trial, before and before.micro_batch)
@@ -320,7 +320,7 @@ def _shared(model: Classifier, hardware: Hardware, ranks: Ranks) -> torch.nn.Mod
 # ---------------------------------------------------------------- the loaders
 
 
-def loaders(
+def _loaders(
     settings: TrainSettings, data: TrainingData, ranks: Ranks, make_loader: type[Loader], options: LoaderOptions
 ) -> tuple[Loader, Loader]:
     """Of training: shuffled, augmented, whole batches; of validation: as the images are."""
