@@ -33,7 +33,8 @@ from cxrdali.predictions import Predictions
 from cxrdali.runs import kept_epochs, layout
 from cxrdali.runs.layout import NEW
 from cxrdali.runs.progress import Progress
-from cxrdali.runs.reader import scored_again, weights_epoch
+from cxrdali.runs.reader import weights_epoch
+from cxrdali.runs.scores import scored_again
 from cxrdali.runs.settings import TrainSettings
 from shards.errors import UserError
 from shards.storage.files import open_regular, publish, remove_parts, sha256_bytes, write_bytes

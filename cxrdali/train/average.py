@@ -23,7 +23,7 @@ from cxrdali.data.schedule import at
 from cxrdali.models.checkpoint_file import read_weights
 from cxrdali.models.weights_file import identity as content
 from cxrdali.runs import kept_epochs
-from cxrdali.runs.layout import LAST, METRIC_COLUMNS, candidate, chosen_by
+from cxrdali.runs.layout import LAST, METRIC_COLUMNS, candidate
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import labels_of, run_rows
 from cxrdali.runs.seen import Seen, seen_by
@@ -114,17 +114,17 @@ def average(members: Sequence[Member], dataset: Dataset, out: Path, device: str 
     (found,) = validate(parts, settings.optimizer.epochs - 1, out, lambda: None)
     config = identity.describe(settings, data, hardware, Ranks(), None)
     averaged = [{"run": each.run.name, "epoch": each.epoch, "weights": content(each.file)} for each in members]
-    reached = _write(out, parts, found, {**config, "averaged": averaged})
+    reached = _write(out, parts, found, {**config, "averaged": averaged}, run.chosen_by)
     each = ", ".join(f"{member.run.name} epoch {member.epoch} {member.score:.4f}" for member in members)
     log.info(f"{out}: {run.chosen_by} {reached:.4f}, of the mean of {len(members)} weights ({each})")
 
 
-def _write(out: Path, parts: Parts, found: Validated, config: dict) -> float:
+def _write(out: Path, parts: Parts, found: Validated, config: dict, column: str) -> float:
     """A run of which one epoch is known, the last; in a folder aside, renamed when all is in it. Returns its score."""
-    how, there, state = parts.settings.optimizer, out.absolute(), begin(parts)
+    there, state = out.absolute(), begin(parts)
     untrained = dict.fromkeys(METRIC_COLUMNS, math.nan)
-    row = {**untrained, "reweighted": 0, "epoch": how.epochs, **found.columns}
-    reached = row[chosen_by(how.select_by, how.select_pack, bool(found.by_pack))]
+    row = {**untrained, "reweighted": 0, "epoch": parts.settings.optimizer.epochs, **found.columns}
+    reached = row[column]
     state.end_epoch(row, found.scores, reached, is_best=True)
     there.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=there.parent) as aside:
