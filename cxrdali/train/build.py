@@ -33,7 +33,7 @@ from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks, mean_in_order
 from cxrdali.runtime.full import told_if_full
 from cxrdali.runtime.options import AUTO
-from cxrdali.train import compiling, microbatch
+from cxrdali.train import checks, compiling, microbatch
 from cxrdali.train.ema import Ema
 from cxrdali.train.features import CachedLoader, Head, features_of
 from cxrdali.train.groups import parameter_groups
@@ -154,13 +154,13 @@ def build(
     if options.threads is None:
         options = replace(options, threads=ranks.threads())
     make = make_loader if settings.study is None else partial(StudyLoader, most=settings.study.study_images)
-    loader, val_loader = loaders(settings, data, ranks, make, options)
+    loader, val_loader = _loaders(settings, data, ranks, make, options)
     shape = microbatch.BatchShape(ranks.share(settings.optimizer.batch), settings.data.size, len(data.findings))
     trial = microbatch.Trial(settings, hardware, ranks, model, loss, (loader, val_loader), shape)
     micro_batch, searched = microbatch.resolve(trial, before and before.micro_batch)
     settings = settings.changed(micro_batch=micro_batch)
-    _check_norms(model, settings, micro_batch or shape.images)
-    _check_pairs(settings, shape.images, ranks.world)
+    checks.check_norms(model, settings, micro_batch or shape.images)
+    checks.check_pairs(settings, shape.images, ranks.world)
     cached = is_cached(settings, ranks.world)
     if settings.study and not cached:
         settings.study.check_fits(micro_batch)
@@ -171,20 +171,13 @@ def build(
     segment = next(each for each in settings.segments if each.size == settings.data.size)
     steps = settings.steps(len(loader.rows))
     arranged = compiling.Arranged(_shared(model, hardware, ranks))
-    if cached and settings.study:
-        plain = partial(Loader, data.dataset, options=options, rank=ranks.rank, world=ranks.world)
-        features = kept(Backbone(model, plain, hardware, ranks), data.rows, settings.study.folder)
-        loader, val_loader = (FeatureLoader(each, features, hardware) for each in (loader, val_loader))
-    elif cached and model.seen.why:
-        log.info(f"features are computed anew in every epoch: {model.seen.why}")
-    elif cached:
-        plain = make_loader(data.dataset, data.train_rows, options)
-        loader = _cached(loader, plain, model, hardware, micro_batch)
-        val_loader = _cached(val_loader, val_loader, model, hardware, micro_batch)
-        arranged = compiling.Arranged(Head(model))
+    trial = replace(trial, settings=settings)
+    if cached:
+        (loader, val_loader), alone = _on_features(trial, data, options, make_loader)
+        arranged = compiling.Arranged(Head(model)) if alone else arranged
     if settings.runtime.compile and not isinstance(arranged.forward, Head):
         left = (segment.end - max(segment.start, epoch)) * steps[segment.start]
-        stored, trial = before and before.compiled, replace(trial, settings=settings)
+        stored = before and before.compiled
         with told_if_full(microbatch.full_words(settings, shape.images)):
             arranged = compiling.arrange(trial, arranged.forward, left, stored)
     settings, forward = settings.changed(compile=arranged.on), arranged.forward
@@ -275,29 +268,6 @@ def _freeze(model: Classifier, arch: str) -> None:
         each.requires_grad_(False)
 
 
-def _check_norms(model: Classifier, settings: TrainSettings, at_a_time: int) -> None:
-    """Raises UserError if batch normalisation would see a single value of a channel, which has no variance."""
-    layer, runtime = model.seen.single, settings.runtime
-    if layer and at_a_time == 1 and not settings.model.frozen and not runtime.sync_bn:
-        raise UserError(
-            f"{settings.model.arch!r} cannot train on 1 image of {settings.data.size} px at a time: its batch "
-            f"normalisation {layer!r} would see 1 value of each channel; use a larger "
-            + ("--micro-batch" if runtime.micro_batch else "--batch")
-        )
-
-
-def _check_pairs(settings: TrainSettings, share: int, world: int) -> None:
-    """Raises UserError if a process's share of a batch is not made of whole pairs."""
-    for name in ("mixup", "cutmix"):
-        if getattr(settings.data, name) and share % 2:
-            each = f", {share} for each of {world} processes" if world > 1 else ""
-            batch = settings.optimizer.batch
-            raise UserError(
-                f"{name}: mixes pairs of neighbours, and a batch of {batch}{each} is not made of pairs; give a --batch "
-                f"that {2 * world} divides"
-            )
-
-
 def _synchronise(model: Classifier, hardware: Hardware) -> None:
     """Let batch normalisation see the images of all ranks. Raises UserError on the CPU: torch has no such layer."""
     if hardware.device == "cpu":
@@ -325,7 +295,7 @@ def _shared(model: Classifier, hardware: Hardware, ranks: Ranks) -> torch.nn.Mod
 # ---------------------------------------------------------------- the loaders
 
 
-def loaders(
+def _loaders(
     settings: TrainSettings, data: TrainingData, ranks: Ranks, make_loader: type[Loader], options: LoaderOptions
 ) -> tuple[Loader, Loader]:
     """Of training: shuffled, augmented, whole batches; of validation: as the images are."""
@@ -338,6 +308,27 @@ def loaders(
         **sampled, **part,
     )  # fmt: skip
     return loader, make_loader(data.dataset, data.val_rows, options, **part)
+
+
+def _on_features(
+    trial: microbatch.Trial, data: TrainingData, options: LoaderOptions, make_loader: type[Loader]
+) -> tuple[tuple, bool]:
+    """The loaders, of a frozen backbone's features where there are any; and whether a step then calls the classifier
+    alone."""
+    settings, model, hardware, ranks = trial.settings, trial.model, trial.hardware, trial.ranks
+    if settings.study:
+        plain = partial(Loader, data.dataset, options=options, rank=ranks.rank, world=ranks.world)
+        features = kept(Backbone(model, plain, hardware, ranks), data.rows, settings.study.folder)
+        return tuple(FeatureLoader(each, features, hardware) for each in trial.loaders), False
+    if model.seen.why:
+        log.info(f"features are computed anew in every epoch: {model.seen.why}")
+        return trial.loaders, False
+    loader, val_loader = trial.loaders
+    plain, at_a_time = make_loader(data.dataset, data.train_rows, options), settings.runtime.micro_batch
+    return (
+        _cached(loader, plain, model, hardware, at_a_time),
+        _cached(val_loader, val_loader, model, hardware, at_a_time),
+    ), True
 
 
 def _cached(

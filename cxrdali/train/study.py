@@ -12,6 +12,7 @@ from cxrdali.models.fusion_options import StudyOptions
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import labels_of, run_rows
 from cxrdali.runs.settings import StudySettings
+from cxrdali.train.retrain import PLAIN_STEPS
 from cxrdali.train.selection import TrainingData
 from shards.dataset.dataset import Dataset
 
@@ -39,7 +40,7 @@ def study_settings(
         "epochs": EPOCHS, "warmup_epochs": 1, "lr": LR if frozen else LR_OF_ALL, "min_lr": 0.0, "patience": None,
         "micro_batch": None, "oversample": (), "oversample_below": None, "oversample_from": None, "allow_leak": False,
         "cache_features": True, **({"checkpointing": False} if frozen else {}),
-        **({"flips": "none", "cutout": "off", "augment": ()} if frozen and not augment else {}),
+        **PLAIN_STEPS, **({"flips": "none", "cutout": "off", "augment": ()} if frozen and not augment else {}),
     }  # fmt: skip
     asked = asked if asked.features else replace(asked, features=str(run / "features"))
     return trained.settings.changed(**own).changed(**changes).of_studies(asked)
