@@ -46,6 +46,7 @@ def run_arm(
             lr=options.lr, arch=feed.arch, pretrained=options.pretrained, init=before, norm=feed.norm,
             precision=options.precision, device=options.device, decode=options.decode,
             threads=_loader_threads(options.device), seed=seed, limit_batches=limit,
+            flips="both", cutout="fixed",  # as the stage-training paper, whose loader is the other arm's
         )
         for place, (stage, before) in enumerate(zip(stages, [None, *folders[:-1]], strict=True), 1)
     ]  # fmt: skip

@@ -6,6 +6,7 @@ whole pairs. Images are in random order, so neighbours are random, too.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,25 +46,26 @@ class Pairs:
         area = (square[:, 2] - square[:, 0]) * (square[:, 3] - square[:, 1])
         return np.where(cut, 1 - area / size**2, stays).astype(np.float32), square.astype(np.int32)
 
-    def __call__(self, images: torch.Tensor, epoch: int, start: int, *values: torch.Tensor) -> list[torch.Tensor]:
-        """Mixed images uint8 [B, 1, S, S], and by the same shares their values: targets float [B, F], say.
+    def __call__(self, images: torch.Tensor, epoch: int, start: int, *values: torch.Tensor | None) -> list[Any]:
+        """Mixed images uint8 [B, 1, S, S], and by the same shares their values: targets float [B, F], weights [B].
 
-        What is unknown (NaN) of one is of both. start: position of the first in the epoch. B is even.
+        None stays None. What is unknown (NaN) of one is of both. start: position of the first in the epoch. B is even.
         """
         count, size = len(images), images.shape[-1]
         decided = self.decide(epoch, start, count, size)
         stays, square = (gpu.sent(each, images.device) for each in decided)
-        part = stays[:, None, None, None]
+        part = stays
         if self.cutmix:
             place = torch.arange(size, device=images.device)
             inside = (place >= square[:, :2, None]) & (place < square[:, 2:, None])  # [B / 2, (y, x), S]
             outside = ~(inside[:, 0, None, :, None] & inside[:, 1, None, None, :])
-            part = torch.where(square.any(1)[:, None, None, None], outside.float(), part)
-        return [_blended(images, part), *(_blended(each, stays.view(-1, *[1] * (each.dim() - 1))) for each in values)]
+            part = torch.where(square.any(1)[:, None, None, None], outside.float(), stays[:, None, None, None])
+        return [_blended(images, part), *(None if each is None else _blended(each, stays) for each in values)]
 
 
 def _blended(values: torch.Tensor, part: torch.Tensor) -> torch.Tensor:
     """Of neighbours a and b of `values`, [B, ...]: part * a + (1 - part) * b, and the other way round."""
     one, other = values[::2], values[1::2]
+    part = part.view(*part.shape, *[1] * (one.dim() - part.dim()))
     pairs = torch.stack([one * part + other * (1 - part), other * part + one * (1 - part)], dim=1).flatten(0, 1)
     return pairs if values.is_floating_point() else pairs.round().to(values.dtype)

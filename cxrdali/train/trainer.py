@@ -270,10 +270,7 @@ class Trainer:
         wanted, weights = parts.targets(rows), parts.weights(rows)
         if parts.pairs:
             start = state.position + self.ranks.rank * parts.share
-            images, wanted, *mixed = parts.pairs(
-                images, state.epoch, start, wanted, *([] if weights is None else [weights])
-            )
-            weights = mixed[0] if mixed else None
+            images, wanted, weights = parts.pairs(images, state.epoch, start, wanted, weights)
         micro_batch = self.settings.runtime.micro_batch or len(images)
         loss = parts.step(images, wanted, state.epoch, micro_batch, weights)
         if self.hooks.on_step:

@@ -116,6 +116,17 @@ def test_repeats_and_weighted_draws_are_shared_out_alike(pack_folder, tmp_path, 
     assert len(set(rows)) < len(rows)  # there were repeats
 
 
+def test_neighbours_are_mixed_alike(pack_folder, tmp_path):
+    seen = []
+    how = {"augment_preset": "mild", "mixup": 0.4, "cutmix": 1.0, "epochs": 1}
+    for world in (1, 2):
+        out = tmp_path / str(world) / "stage1"
+        out.parent.mkdir()
+        assert train(world, pack_folder, out, log=tmp_path / f"log{world}", **how) == [0] * world
+        seen.append(samples(tmp_path / f"log{world}", world))
+    assert seen[0] == seen[1]
+
+
 # ---------------------------------------------------------------- what goes wrong
 
 

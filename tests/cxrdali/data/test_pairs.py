@@ -42,8 +42,9 @@ def test_mixup_blends_neighbours_and_their_targets_alike():
 def test_a_weight_of_each_image_is_blended_too():
     images, _ = batch_of(8)
     weights, pairs = torch.arange(8.0), Pairs(0.4, 0)
-    _, found = pairs(torch.from_numpy(images), 0, 0, weights)
+    _, nothing, found = pairs(torch.from_numpy(images), 0, 0, None, weights)
     part = np.repeat(pairs.decide(0, 0, 8, 12)[0], 2)
+    assert nothing is None
     assert np.allclose(found, part * weights.numpy() + (1 - part) * swapped(weights.numpy()), atol=1e-6)
 
 

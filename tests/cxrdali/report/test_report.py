@@ -448,7 +448,8 @@ def test_the_contact_sheet_is_the_beginning_of_the_runs_own_augmented_epoch(whol
     train, _ = train_and_validation(dataset, dataset.labels(LABELS), FoldOptions())
     # 25 is the run's batch here, not the sheet's: the first twelve must be the same
     options = {"options": LoaderOptions(64, 25), "seed": sampling_seed(7, stage=2), "shuffle": True, "drop_last": True}
-    augmented = next(iter(Loader(dataset, train, augment=AugmentOptions(), **options))).images.numpy()[:12, 0]
+    augment = AugmentOptions(vflip=0, cutout="off")
+    augmented = next(iter(Loader(dataset, train, augment=augment, **options))).images.numpy()[:12, 0]
     plain = next(iter(Loader(dataset, train, **options))).images.numpy()[:12, 0]
     shown = tiles(sheets[1], 64)
     assert np.abs(shown - augmented).mean() < 3
