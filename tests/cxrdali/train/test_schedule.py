@@ -21,6 +21,7 @@ from cxrdali.report.training.runs import lines_of
 from cxrdali.runs import folder, layout
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import sampling_seed, settings_of
+from cxrdali.runs.watching import watched
 from cxrdali.train.dry_run import dry_run
 from cxrdali.train.hooks import Hooks
 from cxrdali.train.retrain import retrain_settings
@@ -335,3 +336,10 @@ def test_other_pixels_of_an_earlier_size_are_other_data(whole, dataset):
         shard["content"] += 1
     with pytest.raises(UserError, match="another dataset: .* packed otherwise: encoding 'jpeg' there, 'raw' here"):
         train(settings(), dataclasses.replace(dataset, info=info), whole[0])
+
+
+def test_watch_says_the_size(whole):
+    found = watched(whole[0])
+    assert (found.size, found.state, found.seconds_left) == (64, "finished", 0.0)
+    assert dataclasses.replace(found, progress=dataclasses.replace(found.progress, epoch=2)).size == 48
+    assert call("watch", whole[0], cwd=whole[0]).stdout.splitlines()[1] == "epoch  4 of 4 at 64 px"
