@@ -21,7 +21,7 @@ from shards.words import counted
     metavar="NAME",
     help="Where to write NAME.json and NAME.csv.  [default: FILE without its suffix, plus .metrics]",
 )
-@field_options(EvaluateOptions, "uncertain")
+@field_options(EvaluateOptions, "view", "uncertain")
 @click.option(
     "--thresholds",
     "limits",

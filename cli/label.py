@@ -9,7 +9,9 @@ from shards.words import counted
 
 @click.command()
 @folders.pack_argument
-@folders.label_folders_option("Folder of a label release to attach; may be repeated.")
+@folders.label_folders_option(
+    "Folder of a label release to attach; may be repeated, and followed by a table that belongs to it."
+)
 @click.option("--remove", metavar="NAME", help="Remove attached labels.")
 @click.option("--allow-subject-overlap", is_flag=True, help="Attach labels that have a subject in two splits.")
 @release_option
@@ -33,8 +35,8 @@ def label(pack, label_folders, remove, allow_subject_overlap, release, table, **
     if label_folders and (release or columns["join_rows"]):
         dataset = PackedDataset.open(pack)
         how = dataset.info["release"], release, columns["join_rows"]
-        found = [read_labels(how[0], folder, dataset.catalog, *how[1:]) for folder in label_folders]
-        given, label_folders = (*given, *(each for tables in found for each in tables)), ()
+        found = read_labels(how[0], label_folders, dataset.catalog, *how[1:])
+        given, label_folders = (*given, *found), ()
     if remove:
         detach(pack, remove)
         click.echo(f"{pack}: labels {remove} removed")

@@ -1,4 +1,4 @@
-"""cxrdali postprocess: the view postprocess of Yamagishi & Hanaoka (2023)."""
+"""cxrdali postprocess: the view postprocess of Yamagishi & Hanaoka (2023), the study mean, and normal gating."""
 
 import click
 
@@ -20,6 +20,19 @@ from shards.words import counted
     help="Fit the rules to these predictions, of images with labels (in the paper: those of model3 on val).",
 )
 @click.option("--rules", type=FILE, metavar="JSON", help="Or rules that were fitted before.")
+@click.option(
+    "--study-mean",
+    is_flag=True,
+    help="Instead of rules: every image gets the mean of its study's mean probability over frontal images and that "
+    "over lateral ones (Yamagishi, CXR-LT 2024).",
+)
+@click.option(
+    "--gate",
+    metavar="FINDING",
+    help='Instead of rules: every other probability times (1 - that of this finding)^strength, as "No Finding" (first '
+    "place of CXR-LT 2026; it can cost: compare on validation).",
+)
+@click.option("--strength", type=float, help="Of --gate, above 0.  [default: 0.5]")
 @folders.data_option
 @tables.out_option
 @click.option(
@@ -32,7 +45,22 @@ from shards.words import counted
 @field_options(FitOptions, "uncertain", "folds", "allow_leak", "findings")
 @field_options(EvaluateOptions, "allow_other_run", "allow_same_images")
 @tables.kind_option
-def postprocess(file, fit, rules, data, out, views, labels, kind, allow_other_run, allow_same_images, **given):
+def postprocess(
+    file,
+    fit,
+    rules,
+    study_mean,
+    gate,
+    strength,
+    data,
+    out,
+    views,
+    labels,
+    kind,
+    allow_other_run,
+    allow_same_images,
+    **given,
+):
     """Let a study's lateral images take over the mean of its frontal predictions, for every finding whose AP is
     higher on frontal images than on all others and that 10 patients or more have in either. FILE holds logits, as
     `cxrdali predict` writes them.
@@ -40,8 +68,18 @@ def postprocess(file, fit, rules, data, out, views, labels, kind, allow_other_ru
     All other values stay as they are: frontal images, the other findings, studies with one kind of view. Validation
     images of --fit take over values by rules fitted to the other parts of the subjects, so that their score is not too
     good; --rules, or --allow-same-images, uses the rules themselves, as in the paper, and the table says so.
+
+    --study-mean and --gate do something else instead, for which nothing is fitted.
     """
-    heldout.check_fit_or_rules(fit, rules, views=views, labels=labels, **given)
+    of_rules = {"views": views, "labels": labels, **given}
+    if study_mean or gate is not None:
+        allowed = {"allow_other_run": allow_other_run, "allow_same_images": allow_same_images}
+        _check_alone(study_mean, gate, strength, fit=fit, rules=rules, **of_rules, **allowed)
+        _without_rules(file, gate, strength, data, out, kind)
+        return
+    if strength is not None:
+        raise click.UsageError("--strength belongs to --gate FINDING, which was not given")
+    heldout.check_fit_or_rules(fit, rules, **of_rules)
 
     from cxrdali import predictions
     from cxrdali.postprocess import views as library
@@ -69,6 +107,34 @@ def postprocess(file, fit, rules, data, out, views, labels, kind, allow_other_ru
             click.echo(
                 f"{out}: cross-fitted; `--rules {views}` uses the rules themselves, as the paper did, and says so"
             )
+    tables.write(table, out, kind)
+
+
+def _check_alone(study_mean, gate, strength, **of_rules) -> None:
+    """Raises click.UsageError for two things at once, or an option of rules beside one that has none."""
+    one = "--study-mean" if study_mean else "--gate"
+    if study_mean and (gate is not None or strength is not None):
+        raise click.UsageError("--study-mean and --gate are two steps; give one, then the other to what it wrote")
+    for name, value in of_rules.items():
+        if value is not None:
+            raise click.UsageError(f"--{name.replace('_', '-')} belongs to rules for views; {one} has none")
+
+
+def _without_rules(file, gate, strength, data, out, kind) -> None:
+    from cxrdali import predictions
+    from cxrdali.postprocess import gate as gating
+    from cxrdali.postprocess import study_mean
+
+    predictions.check_target(out, file)
+    if gate is not None:
+        table = gating.apply(file, gate, gating.STRENGTH if strength is None else strength)
+    else:
+        table, done = study_mean.apply(file, folders.open_dataset(data))
+        click.echo(
+            f"{file}: {counted(done.both, 'study')} with frontal and lateral images, {done.frontal_only:,} with "
+            f"frontal, {done.lateral_only:,} with lateral, {done.neither:,} with neither; "
+            f"{counted(done.taking, 'image')} of another or no known view took a value and gave none"
+        )
     tables.write(table, out, kind)
 
 

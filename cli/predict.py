@@ -10,7 +10,7 @@ from cli.options.runs import RunFolder, split_option
 from cxrdali.predict.options import JudgeOptions, PredictOptions
 from shards.words import counted
 
-OF_PACKS = ("data", "cache", "split", "labels", "gpus", "decode", "allow_leak")
+OF_PACKS = ("data", "cache", "split", "view", "labels", "gpus", "decode", "allow_leak")
 OF_IMAGES = ("calibration", "thresholds", "allow_other_run", "jobs")
 
 
@@ -36,7 +36,7 @@ OF_IMAGES = ("calibration", "thresholds", "allow_other_run", "jobs")
 )
 @tables.out_option
 @tables.kind_option
-@field_options(PredictOptions, "weights", "tta", "labels", "batch", "device")
+@field_options(PredictOptions, "view", "weights", "tta", "labels", "batch", "device")
 @gpus_option
 @field_options(PredictOptions, "precision", "decode", "allow_leak")
 @field_options(JudgeOptions, "calibration", "thresholds", "allow_other_run")

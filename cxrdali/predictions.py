@@ -174,6 +174,20 @@ def catalog_rows(table: Predictions, path: Path, dataset: Dataset) -> np.ndarray
     return rows
 
 
+def of_view(table: Predictions, path: Path, dataset: Dataset, view: str) -> Predictions:
+    """The table with the images of a view, "frontal" or "lateral", by the dataset's catalog alone; "all": itself.
+
+    Raises UserError if there is none.
+    """
+    if view == "all":
+        return table
+    keep = (dataset.catalog["view"].iloc[catalog_rows(table, path, dataset)] == view).to_numpy()
+    if not keep.any():
+        raise UserError(f"{path}: no {view} image among its {len(keep):,}; give another --view")
+    left = replace(table, ids=table.ids[keep].reset_index(drop=True), values=table.values[keep])
+    return left.after(left.values, f"{view} images alone, {keep.sum():,} of {len(keep):,}", images=None)
+
+
 def match(path: Path, table: Predictions, dataset: Dataset, labels: Labels) -> tuple[np.ndarray, list[int]]:
     """Catalog rows of the table's images (int64 [n]), and its columns in the order of the labels' findings.
 

@@ -85,7 +85,7 @@ def do(command: str | None, name: str, given: Mapping[str, Any], full: Callable 
     study, demo = open_study(name), given["scale"] == "demo"
     command = command or study.source.path.stem
     out = folder_of(command, given["out"], given["data"], demo)
-    packs = {"": None} if demo else open_packs(command, out, study, given["data"], None)
+    packs = dict.fromkeys(study.demo or ("",)) if demo else open_packs(command, out, study, given["data"], None)
     study = of_each_pack(study, list(packs))
     known = recipes.load(given["file"] or recipe_file(study, demo))
     every = expand(spelled_out(study, demo), known, many=bool(given.get("many")))
@@ -166,13 +166,18 @@ def open_packs(command: str, out: Path, study, data, demo: list[int] | None) -> 
     if demo is not None:
         claim(out, f".cxrdali-{command}-demo")
         with one_by_one(out / ".packing.lock"):
-            return {"": synthetic_pack(out, DEMO_STUDIES, demo)}
+            if not study.demo:
+                return {"": synthetic_pack(out, DEMO_STUDIES, demo)}
+            return {name: synthetic_pack(out, DEMO_STUDIES, demo, (name, place)) for name, place in study.demo.items()}
     given = folders.open_packs(data) if data or not study.packs else {}
     unknown = [name for name in given if study.packs and name not in study.packs]
     if unknown:
         known = choices(unknown[0], study.packs, "the study has")
         raise click.UsageError(f"--data {given[unknown[0]].root}: no pack {unknown[0]!r}; {known}, as NAME=PATH")
     named = {name: path for name, path in study.packs.items() if name not in given}
+    if missing := [name for name, path in named.items() if not path]:
+        each = " ".join(f"--data {name}=PACK" for name in missing)
+        raise click.UsageError(f"{study.source.path.stem} is a study of several packs; give {each}, or --scale demo")
     return {**_opened(study.source.path.parent, named), **given} if named else given
 
 
@@ -230,7 +235,8 @@ def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
         name, line = next(iter(done.failed.items()))
         others = f", and {counted(len(done.failed) - 1, 'other step')}" if len(done.failed) > 1 else ""
         waits = f"; {counted(len(done.blocked), 'step')} that need what failed were not done" if done.blocked else ""
-        raise UserError(f"{out}: {name} failed{others}: {_as_set(line)}{waits}")
+        shown = _show_what_there_is(out, plan, done.blocked)
+        raise UserError(f"{out}: {name} failed{others}: {_as_set(line)}{waits}{shown}")
     when = (
         "are done" if shared or done.done == len(steps) else "were done before" if not done.done
         else f"are done, {done.done} of them now"
@@ -238,6 +244,15 @@ def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
     took = f"{time.perf_counter() - started:,.0f} s"
     page = f"; open {out / 'report.html'} in a browser" if any(step.name == "report" for step in steps) else ""
     click.echo(f"\n{out}: all {len(steps)} steps {when}, {took}{page}")
+
+
+def _show_what_there_is(out: Path, plan, blocked: Sequence[str]) -> str:
+    """Make the page of what did not fail, not as the step that it is: that is done when all is there."""
+    last = plan.steps[-1]
+    if last.name not in blocked or plan.record.get("roles") or not plan.record:  # the papers' pages are of all models
+        return ""
+    last.do()
+    return f"; {out / 'report.html'} and table.md have what there is"
 
 
 def _as_set(text: str) -> str:
@@ -296,10 +311,11 @@ def _show(plan, book, steps) -> None:
     click.echo(aligned([columns, *rows], left=range(len(columns))))
     if open_end:
         click.echo("+ and the images that oversampling doubles, known once the model whose AP decides is trained")
-    first = next(iter(plan.bases.values()))
-    splits = ", ".join(f"{name} {len(rows):,}" for name, rows in first.splits.items())
     without = f" without {', '.join(unmeasured)}" if unmeasured else ""
-    click.echo(f"{counted(len(first.train_rows), 'image')} to train; predicted: {splits}")
+    for base in {base.judged_on: base for base in plan.bases.values()}.values():
+        splits = ", ".join(f"{name} {len(rows):,}" for name, rows in base.splits.items())
+        of = f" of {base.dataset.root}" if len({each.dataset.id for each in plan.bases.values()}) > 1 else ""
+        click.echo(f"{counted(len(base.train_rows), 'image')}{of} to train; predicted: {splits}")
     click.echo(f"about {_hours(total)} h in all{without}; runs take {storage(disk)} of disk{without}")
     others = [step.name for step in steps if not step.folder]
     for line in _grouped([(name, reasons[name] or "done") for name in others]):

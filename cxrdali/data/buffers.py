@@ -26,13 +26,12 @@ class RecycledBuffers:
         for place in range(len(self._arrays)):
             if self._arrays[place].shape == like.shape and _references(self._arrays, place) == self._idle:
                 return self._arrays[place]
-        # at the end of an epoch the shape is smaller: a few buffers of each shape, no more than were held
         self._arrays.append(np.empty(like.shape, like.dtype))
         return self._arrays[-1]
 
-    def images(self, count: int, size: int) -> torch.Tensor:
-        """The same as a batch: uint8 [count, 1, size, size]."""
-        return torch.from_numpy(self.take(np.broadcast_to(np.uint8(0), (count, 1, size, size))))
+    def images(self, count: int, size: int, most: int) -> torch.Tensor:
+        """The same as a batch: uint8 [count, 1, size, size]. most: of all batches; each has room for so many."""
+        return torch.from_numpy(self.take(np.broadcast_to(np.uint8(0), (most, 1, size, size)))[:count])
 
     def trim(self) -> None:
         """Let go of idle memory beyond the two batches that a consumer usually holds."""

@@ -28,6 +28,7 @@ from cxrdali.data.options import LoaderOptions
 from cxrdali.data.order import Windows, batch_bounds, global_order, shard_windows, share_of, windowed_order
 from cxrdali.data.pipeline import Ahead, EpochPlan, Lane, PipelineSpec
 from cxrdali.data.readahead import ReadAhead
+from cxrdali.data.sampler import epoch_samples
 from cxrdali.runtime.full import OTHERS, is_full
 from cxrdali.runtime.limits import cores
 from shards.dataset.dataset import Dataset
@@ -49,12 +50,12 @@ class Loader:
     Args:
         rows: catalog rows, int64 [n]; repeats are allowed.
         augment: what happens to the images, for example `AugmentOptions()`; None for nothing.
-        sampler: the rows of an epoch (from 0), as many as `rows`, instead of each once (`cxrdali.data.sampler`).
+        sampler: the rows of an epoch (from 0) instead of each once (`cxrdali.data.sampler`).
         rank, world: this process's share. With `drop_last`, every batch is split evenly (`world` must divide its size);
             otherwise whole batches go round-robin. `position` always counts the whole epoch's samples.
 
-    `resized_from` is the stored size in pixels that is read when the wanted one is not stored, else None; of several
-    packs, the largest such size.
+    A whole epoch has `samples`. `resized_from` is the stored size in pixels that is read when the wanted one is not
+    stored, else None; of several packs, the largest such size.
 
     Raises:
         UserError: for no rows, rejected rows, too few for a batch, a size that is not stored, or, of a dataset in a
@@ -84,9 +85,10 @@ class Loader:
         if not dataset.packed[rows].all():
             bad = rows[~dataset.packed[rows]][0]
             raise UserError(f"{dataset.root}: row {bad} was rejected at packing (see rejects.csv); leave it out")
-        if self.drop_last and len(rows) < options.batch:
+        self.samples = epoch_samples(self.sampler, rows)
+        if self.drop_last and self.samples < options.batch:
             raise UserError(
-                f"{dataset.root}: {len(rows)} training images make no batch of {options.batch}; "
+                f"{dataset.root}: {self.samples} training images make no batch of {options.batch}; "
                 "use a smaller --batch or pack more images"
             )
         self.mapped = MappedSize(stored_for(dataset, options.size))
@@ -122,7 +124,7 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches in a whole epoch."""
-        return len(batch_bounds(len(self.rows), self.options.batch, drop_last=self.drop_last))
+        return len(batch_bounds(self.samples, self.options.batch, drop_last=self.drop_last))
 
     def set_epoch(self, epoch: int) -> None:
         """Start the given epoch (from 0) with the next iteration. A finished iteration moves on by itself."""
@@ -154,17 +156,18 @@ class Loader:
 
     def own_places(self) -> np.ndarray:
         """Which of `rows`, by place, this rank delivers in an epoch of evaluation, in that order: int64 [m]."""
-        own, _ = self._own(batch_bounds(len(self.rows), self.options.batch, drop_last=False))
+        own, _ = self.own_batches(len(self.rows))
         return np.concatenate([np.arange(0), *(np.arange(start, stop) for start, stop in own)])
 
     def __iter__(self) -> Iterator[Batch]:
         order, windows = self.epoch_order(self._epoch)
         # used once: after a `break`, a loop over the loader begins the epoch again
         self._position, self._resume_at = self._resume_at, 0
-        bounds, reached = self._own(batch_bounds(len(order), self.options.batch, self._position, self.drop_last))
-        ahead = self._ahead(order, windows, bounds[0][0] if bounds else len(order))
+        bounds, reached = self.own_batches(len(order), self._position)
+        rows, windows, spans = self.images_of(order, windows, bounds)
+        ahead = self._ahead(rows, windows, spans[0][0] if spans else len(rows))
         decide_batch = partial(decide, self._augment, self.seed, self._epoch, size=self.options.size)
-        with closing(EpochPlan(self.mapped, order, bounds, ahead, decide_batch)) as plan:
+        with closing(EpochPlan(self.mapped, rows, spans, ahead, decide_batch)) as plan:
             self._start(plan)
             for number, (start, stop) in enumerate(bounds):
                 if self._made is not None:
@@ -185,12 +188,26 @@ class Loader:
             self.buffers.trim()
             self._epoch, self._position = self._epoch + 1, 0
 
-    def _own(self, bounds: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], list[int]]:
-        """This rank's part of the batches, and the position that the epoch has reached with each."""
+    def own_batches(self, count: int, start: int = 0) -> tuple[list[tuple[int, int]], list[int]]:
+        """This rank's part of the batches of `count` samples from position `start` on, and the position that the epoch
+        has reached with each."""
+        bounds = batch_bounds(count, self.options.batch, start, self.drop_last)
         if self.drop_last:
             return [share_of(each, self.rank, self.world) for each in bounds], [stop for _, stop in bounds]
         own = bounds[self.rank :: self.world]  # whole batches: no gradients are shared
         return own, [stop for _, stop in own]
+
+    def images_of(
+        self, order: np.ndarray, windows: Windows, bounds: list[tuple[int, int]]
+    ) -> tuple[np.ndarray, Windows, list[tuple[int, int]]]:
+        """An epoch's samples, its windows and the bounds of batches among them, as images: the same, unless a sample is
+        more than one image."""
+        return order, windows, bounds
+
+    @property
+    def most_images(self) -> int:
+        """In a batch."""
+        return self.options.batch // self.world if self.drop_last else self.options.batch
 
     def _ahead(self, order: np.ndarray, windows: Windows, start: int) -> list[Ahead]:
         if not self.mapped.stored.mirrors:
@@ -204,7 +221,8 @@ class Loader:
         self._plan, options, lanes = plan, self.options, self.options.lanes
         if not self._by_dali:
             augment: tuple[Augmentation, ...] = () if options.on_gpu else self._augment
-            room = partial(gpu.room, device=self._device) if options.on_gpu else self.buffers.images
+            on_cpu = partial(self.buffers.images, most=self.most_images)
+            room = partial(gpu.room, device=self._device) if options.on_gpu else on_cpu
             threads, ahead = options.resolved_threads, options.prefetch
             self._made = batches(plan, augment, partial(room, size=options.size), threads, ahead)
             return
@@ -213,7 +231,7 @@ class Loader:
                 stored=self.mapped.stored.pixels,
                 raw=self.mapped.stored.raw,
                 pixels=options.size,
-                batch=options.batch // self.world if self.drop_last else options.batch,
+                batch=self.most_images,
                 threads=math.ceil(options.resolved_threads / lanes),
                 device_id=self._device_id,
                 decode=options.resolved_decode,
@@ -236,7 +254,8 @@ class Loader:
             if self._device_id is None:
                 output, decisions = lane.run()
                 decoded = np.asarray(output.as_tensor())
-                out = self.buffers.take(decoded)
+                room = self.buffers.images(len(decoded), self.options.size, self.most_images)
+                out = room.numpy().reshape(decoded.shape)
                 carry_out(self._augment, decoded, decisions, out)
                 images = torch.from_numpy(out)
             else:

@@ -1,22 +1,25 @@
 """Options of data: how it is split, targeted, ordered, augmented and sampled; and options of the loader."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from cxrdali.data.augment import CUTOUTS, FLIPS
+from cxrdali.data.augment.presets import PRESETS
+from cxrdali.data.augment.written import canonical as canonical_augmentation
 from cxrdali.data.mix import canonical as canonical_mix
 from cxrdali.data.order import ORDERS
 from cxrdali.data.sampler import SAMPLERS, Sampler
 from cxrdali.data.schedule import FORM
-from cxrdali.data.uncertain import UNCERTAIN, canonical
+from cxrdali.data.uncertain import UNCERTAIN, canonical, smoothed
 from cxrdali.registry import choice
 from cxrdali.runtime.limits import default_threads
 from cxrdali.runtime.options import DECODE
-from cxrdali.setting import Legal, at_least, check, one_of, setting
+from cxrdali.setting import Legal, at_least, check, from_zero_below, one_of, setting
 from shards.dataset.synonyms import FindingsMap
 from shards.errors import UserError
 
 GROUPS = ("subject", "study")
 FOLD_RULES = ("ids", "catalog")
+VIEWS = ("all", "frontal", "lateral")  # other, or unknown, views are in "all" alone
 SPLITS = ("train", "val", "dev", "test", "all")  # train and val are a run's own fold of the released train
 TRAINED_ON = ("train", "all")  # splits that hold images which a run trained on
 LANES = 2
@@ -69,6 +72,13 @@ class FoldOptions:
         one_of(FOLD_RULES),
         before="catalog",
     )
+    view: str = setting(
+        "all",
+        "Which images train and validate: frontal or lateral ones alone, or all, with those of another or no known "
+        "view. Folds are the same for each.",
+        one_of(VIEWS),
+        before="all",
+    )
 
     def __post_init__(self):
         check(self)
@@ -84,6 +94,7 @@ class FoldOptions:
             "by the catalog's order" * (self.fold_rule == "catalog"),
             "stratified" * self.stratify,
             f"seed {self.fold_seed}" * (self.fold_seed > 0),
+            f"{self.view} images alone" * (self.view != "all"),
         )
         return "".join(f", {each}" for each in words if each)
 
@@ -112,30 +123,66 @@ class DataSettings(FoldOptions):
     )
     grow_from: float = setting(
         1.0,
-        "With --schedule: the share of dropout and drop-path that the first size has, 0 to 1. It grows by equal steps "
-        "from size to size, and the last has all of it (as in EfficientNetV2's progressive learning).",
+        "With --schedule: the share of dropout, drop-path, mixup and cutmix that the first size has, 0 to 1. It grows "
+        "by equal steps from size to size, and the last has all of it (as in EfficientNetV2's progressive learning).",
         Legal(lambda value: 0 <= value <= 1, "0 to 1"),
         before=1.0,
     )
     uncertain: str = setting(
         "negative",
-        "What -1 counts as: negative, positive, ignore (blanks stay negative) or ignore-all (blanks are ignored too); "
-        'or a TOML file with one of these per finding (docs/training.md), or as text: "negative; Edema=positive".',
+        "What -1 counts as: negative, positive, ignore (blanks stay negative), ignore-all (blanks are ignored too), "
+        "smooth (positive, in the training loss 0.7) or smooth-zeros (negative, there 0.15); or a TOML file with one "
+        'of these per finding (docs/training.md), or as text: "negative; Edema=positive".',
         _POLICY,
         metavar="CHOICE|TOML",
+    )
+    label_smoothing: float = setting(
+        0.0,
+        "Of the training loss: s makes a target of 1 to 1 - s / 2, one of 0 to s / 2.",
+        from_zero_below(1),
+        before=0.0,
     )
     order: str = setting(
         "global", "windowed: a few shards at a time, for data larger than memory on slow disks.", one_of(ORDERS)
     )
-    flips: str = setting("both", "Along which axes images are mirrored, each with probability 0.5.", one_of(FLIPS))
+    augment_preset: str | None = setting(
+        None,
+        "Flips, cutout and all other augmentation at once; options given beside it count more. paper: both flips and "
+        "cutout (Yamagishi & Hanaoka 2023); mild: one flip and weak changes of place and gray levels, as the winner of "
+        "CXR-LT 2026; none: images stay as they are (docs/recipes.md).",
+        replace(one_of(PRESETS), sets=PRESETS),
+        otherwise="flips alone",
+        before=None,
+    )
+    flips: str = setting(
+        "horizontal", "Along which axes images are mirrored, each with probability 0.5.", one_of(FLIPS)
+    )
     cutout: str = setting(
-        "fixed",
+        "off",
         "fixed: five squares of 5 % of the side, clipped at the border; published: the same, whole at the top and left "
         "border (Yamagishi & Hanaoka 2023); random: one to five of up to 5 %.",
         one_of(CUTOUTS),
     )
     augment: tuple[str, ...] = setting(
-        (), "Further augmentations by name, from plugins or cxrdali/data/augment.", otherwise="none", metavar="NAMES"
+        (),
+        'Further augmentations, with parameters of their own if they need any: "affine(degrees=10, p=0.3), clahe" '
+        "(docs/recipes.md lists them; plugins add to them).",
+        Legal(lambda value: True, "augmentations", read=lambda given: tuple(map(canonical_augmentation, given))),
+        otherwise="none",
+        metavar="NAMES",
+    )
+    mixup: float = setting(
+        0.0,
+        "Blend neighbours of a batch, and their targets, by a share from Beta(mixup, mixup); 0: do not.",
+        at_least(0),
+        before=0.0,
+    )
+    cutmix: float = setting(
+        0.0,
+        "Exchange a square between neighbours of a batch, whose area is a share from Beta(cutmix, cutmix), and blend "
+        "their targets by it; with mixup too, each is done to half of the pairs.",
+        at_least(0),
+        before=0.0,
     )
     findings: str | None = setting(
         None,
@@ -159,7 +206,7 @@ class DataSettings(FoldOptions):
         "natural",
         "natural: every image once an epoch; class-balanced, sqrt: as many samples, with repeats, by the rarity of "
         "each image's rarest finding (images without any count as one more class); progressive: from natural in the "
-        "first epoch to class-balanced in the last.",
+        "first epoch to class-balanced in the last; repeat-factor: every image once, those with a rare finding again.",
     )
     mix: str = setting(
         "size",
@@ -220,6 +267,13 @@ class DataSettings(FoldOptions):
                 "--oversample-below, the AP under which" if below is None else "--oversample-from, the run whose AP"
             )
             raise UserError(f"oversampling by AP needs {missing} decides; give both")
+
+    @property
+    def soft_targets(self) -> str:
+        """Which settings give the training loss targets between 0 and 1, as the command line spells them; "" if none
+        does."""
+        words = [f"label-smoothing {self.label_smoothing:g}"] * (self.label_smoothing > 0)
+        return " and ".join([*words, *(f"uncertain {name}" for name in smoothed(self.uncertain))])
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,14 @@
 | class-balanced | 1 / n of its rarest finding, n being the training images that have it |
 | sqrt | the square root of that |
 | progressive | from natural in the first epoch to class-balanced in the last (Kang et al. 2020) |
+| repeat-factor | how often it comes: max(1, sqrt(t / f)) of its rarest finding, f being the finding's frequency |
 
-Images without a positive finding count as one more class: 1 / (their number). (The mean of all findings' weights, which
-others use, is nearly that of the rarest finding.) Samples are a pure function of rows, seed and epoch.
+An epoch has as many samples as there are images, with replacement, and images without a positive finding count as one
+more class: 1 / (their number); with repeat-factor it has more, and they come once. (The mean of all findings' weights,
+which others use, is nearly that of the rarest finding.) Samples are a pure function of rows, seed and epoch.
 """
 
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,8 +47,10 @@ class Sampler(Named):
         """How much of an epoch (from 0, of `epochs`) follows the weights, 0 to 1; the rest is uniform."""
         return 1.0
 
-    def over(self, rows: np.ndarray, targets: "np.ndarray | Targets", seed: int, epochs: int) -> "SampledRows | None":
-        """The sampler of a run; None if every image comes once.
+    def over(
+        self, rows: np.ndarray, targets: "np.ndarray | Targets", seed: int, epochs: int
+    ) -> Callable[[int], np.ndarray] | None:
+        """What gives the rows of an epoch (from 0), as many in each; None if every image comes once.
 
         Args:
             rows: int64 [n], catalog rows to sample from.
@@ -100,6 +105,11 @@ def rarest_count(targets: np.ndarray) -> np.ndarray:
     without = rarest == none
     rarest[without] = without.sum()
     return rarest
+
+
+def epoch_samples(sampler: Callable[[int], np.ndarray] | None, rows: np.ndarray) -> int:
+    """Samples in an epoch of `rows`: what the sampler says itself, or one for each row."""
+    return len(sampler) if isinstance(sampler, Sized) else len(rows)
 
 
 SAMPLERS = Registry("sampler", "cxrdali.data.samplers", Sampler)

@@ -21,7 +21,10 @@ from shards.words import choices
 
 
 def train_and_validation(dataset: Dataset, labels: Labels, options: FoldOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the released training split: those of all folds but one, and those of the one: int64 [n], int64 [m]."""
+    """Rows of the released training split: those of all folds but one, and those of the one: int64 [n], int64 [m].
+
+    Both of the view in `options` alone; folds are made of all images, so they are the same for each view.
+    """
     released, fold = in_folds(dataset, labels, options)
     inside = fold == options.fold
     for part in dataset.parts:
@@ -34,7 +37,20 @@ def train_and_validation(dataset: Dataset, labels: Labels, options: FoldOptions)
                 f"groups in the training split of {labels.name!r}: ids decide; give {even}another --fold-seed or fewer "
                 "--folds"
             )
-    return released[~inside], released[inside]
+    sides = of_view(dataset, released[~inside], options.view), of_view(dataset, released[inside], options.view)
+    for part in dataset.parts:
+        for side, rows in zip(("train on", "validate on"), sides, strict=True):
+            if not len(part.own(rows)):
+                raise UserError(
+                    f"{part.dataset.root}: no {options.view} image to {side} in the training split of {labels.name!r}; "
+                    "give another --view, or other --data"
+                )
+    return sides
+
+
+def of_view(dataset: Dataset, rows: np.ndarray, view: str) -> np.ndarray:
+    """Those of the rows, int64 [n], that are of a view, "frontal" or "lateral", by the catalog; "all": all of them."""
+    return rows if view == "all" else rows[(dataset.of_rows(rows, "view")["view"] == view).to_numpy()]
 
 
 def in_folds(dataset: Dataset, labels: Labels, options: FoldOptions) -> tuple[np.ndarray, np.ndarray]:
@@ -87,6 +103,8 @@ def _in_folds(dataset: Dataset, labels: Labels, options: FoldOptions) -> tuple[n
 def fold_positives(dataset: Dataset, labels: Labels, options: FoldOptions) -> dict[str, list[int]]:
     """Images with each finding in fold 0, 1, ..., the rarest finding first; without those that no image has."""
     released, fold = in_folds(dataset, labels, options)
+    own = np.isin(released, of_view(dataset, released, options.view))
+    released, fold = released[own], fold[own]
     positive = labels.values[released] == 1
     order = np.argsort(positive.sum(axis=0), kind="stable")
     counts = {labels.findings[f]: np.bincount(fold[positive[:, f]], minlength=options.folds) for f in order}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cxrdali.data.uncertain import by_finding
+from cxrdali.data.uncertain import SMOOTHED, by_finding
 from shards.dataset.labels import Labels
 from shards.errors import UserError
 
@@ -18,11 +18,18 @@ class Targets:
     """float32 [rows, F]: 1 positive, 0 negative, NaN ignored; made of those rows that are asked for, by index. All of
     them would take four bytes for every value, more than all else that a run holds.
 
-    stored: int8 [rows, F], as in the labels; meaning: float32 [F, 256], what each stored byte counts as.
+    stored: int8 [rows, F], as in the labels; meaning: float32 [F, 256], what each stored byte counts as; softened: what
+    the training loss sees of it, 0 to 1, where that is another.
     """
 
     stored: np.ndarray
     meaning: np.ndarray
+    softened: np.ndarray | None = None
+
+    @property
+    def in_training(self) -> "Targets":
+        """As the training loss sees them."""
+        return self if self.softened is None else Targets(self.stored, self.softened)
 
     def __getitem__(self, rows: np.ndarray | slice | int) -> np.ndarray:
         return self.meaning[np.arange(len(self.meaning)), self.stored[rows].view(np.uint8)]
@@ -31,7 +38,8 @@ class Targets:
         """Of the findings at these places alone."""
         if [*places] == [*range(len(self.meaning))]:
             return self
-        return Targets(self.stored[:, places], self.meaning[[*places]])
+        softened = None if self.softened is None else self.softened[[*places]]
+        return Targets(self.stored[:, places], self.meaning[[*places]], softened)
 
     def __len__(self) -> int:
         return len(self.stored)
@@ -44,14 +52,21 @@ def targets(labels: Labels, uncertain: str = "negative") -> Targets:
     """Blanks are negative, or ignored with "ignore-all"; what a pack's release does not know is always ignored.
 
     The label table keeps -1 and blank as they are; this choice is made per run, for all findings or for each
-    (`cxrdali.data.uncertain`). Raises UserError for another choice or finding.
+    (`cxrdali.data.uncertain`). A smoothed -1 is soft in training alone. Raises UserError for another choice or finding.
     """
     meaning = np.full((len(labels.findings), 256), np.nan, dtype=np.float32)
     meaning[:, :2] = 0, 1
-    for place, counts_as in enumerate(by_finding(uncertain, labels.findings)):
-        meaning[place, -1] = {"negative": 0.0, "positive": 1.0}.get(counts_as, np.nan)
+    policies, softened = by_finding(uncertain, labels.findings), None
+    for place, counts_as in enumerate(policies):
+        hard = {"negative": 0.0, "positive": 1.0} | {name: as_hard for name, (_, as_hard) in SMOOTHED.items()}
+        meaning[place, -1] = hard.get(counts_as, np.nan)
         meaning[place, Labels.BLANK] = np.nan if counts_as == "ignore-all" else 0.0
-    return Targets(labels.values, meaning)
+    if any(each in SMOOTHED for each in policies):
+        softened = meaning.copy()
+        softened[:, -1] = [
+            SMOOTHED[each][0] if each in SMOOTHED else own for each, own in zip(policies, meaning[:, -1], strict=True)
+        ]
+    return Targets(labels.values, meaning, softened)
 
 
 def counts(values: Targets, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

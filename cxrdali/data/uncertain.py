@@ -16,7 +16,11 @@ from shards.errors import UserError
 from shards.storage.toml_file import read_toml
 from shards.words import choices
 
-UNCERTAIN = ("negative", "positive", "ignore", "ignore-all")
+# What the training loss sees of a smoothed -1, and as what it counts everywhere else (class counts, samplers, scores).
+# Pham et al. 2021 draw the first from U(0.55, 0.85) and U(0, 0.3). These are the means: a loss is linear in the target,
+# so it is the mean of theirs, without the noise.
+SMOOTHED = {"smooth": (0.7, 1.0), "smooth-zeros": (0.15, 0.0)}
+UNCERTAIN = ("negative", "positive", "ignore", "ignore-all", *SMOOTHED)
 
 
 def canonical(given: str) -> str:
@@ -42,6 +46,12 @@ def by_finding(uncertain: str, findings: Sequence[str]) -> list[str]:
         if name not in findings:
             raise UserError(f"uncertain {name!r}: no such finding; {choices(name, findings, 'the labels have')}")
     return [others.get(name, default) for name in findings]
+
+
+def smoothed(uncertain: str) -> list[str]:
+    """Those of SMOOTHED that a policy has for any finding."""
+    default, findings = _parsed(canonical(uncertain))
+    return [name for name in SMOOTHED if name in (default, *findings.values())]
 
 
 def _parsed(text: str) -> tuple[str, dict[str, str]]:

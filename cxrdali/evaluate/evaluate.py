@@ -95,7 +95,8 @@ def evaluate(
             were released without labels; or, unless allowed, that were trained on (but for split train), or dev or test
             images that something was fitted to.
     """
-    both = aligned(path, tables.read(path), labels, options.findings)
+    table = tables.of_view(tables.read(path), path, dataset, options.view)
+    both = aligned(path, table, labels, options.findings)
     both.tell()
     truth = targets(labels, options.uncertain).of(both.places)
     table, labels = both.table, both.labels

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from cxrdali.data.options import DataSettings
+from cxrdali.data.options import VIEWS, DataSettings
 from cxrdali.postprocess.options import FitOptions, parse_strategy
-from cxrdali.setting import Legal, as_in, at_least, check, setting
+from cxrdali.setting import Legal, as_in, at_least, check, one_of, setting
 
 
 def _is_part(value: float) -> bool:
@@ -56,6 +56,9 @@ class EvaluateOptions(ByOptions):
         False, "Use what was fitted on these same dev or test images, too; all scores then say so."
     )
     findings: str | None = as_in(FitOptions, "findings")
+    view: str = setting(
+        "all", "Score frontal or lateral images alone; all: all, and frontal and all others apart too.", one_of(VIEWS)
+    )
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,9 @@ def export(run: Path, out: Path, options: ExportOptions, dataset: PackedDataset 
     """
     _check_place(out, options.to)
     rules = {name: getattr(options, name) for name in ("calibration", "thresholds", "allow_other_run")}
-    judge = Judge.of([Run.open(run)], JudgeOptions(device="cpu", precision="fp32", **rules))
+    trained = Run.open(run)
+    trained.check_of_images("export")
+    judge = Judge.of([trained], JudgeOptions(device="cpu", precision="fp32", **rules))
     write = {"timm": _timm, "hub-folder": _hub, "card": _card}.get(options.to, _graph)
     try:
         write(judge, out, options, dataset)

@@ -16,8 +16,11 @@ from torch.nn import functional
 
 from cxrdali.models import architectures  # noqa: F401  it names networks
 from cxrdali.models.checkpoint_file import first_line
+from cxrdali.models.head import HEADS
 from cxrdali.models.identity import identity_of
+from cxrdali.models.map_head import MapHead, flat
 from cxrdali.models.options import ModelOptions
+from cxrdali.models.pooling import attach_pool
 from cxrdali.models.probe import Seen, look
 from cxrdali.models.weights import resampled
 from cxrdali.runtime.device import exact_products
@@ -68,15 +71,17 @@ class Classifier(nn.Module):
     @property
     def heads(self) -> tuple[nn.Module, ...]:
         """The backbone's classifiers: timm's own, and what else has rows per finding (VOLO's auxiliary one)."""
-        found = _flat(self.backbone.get_classifier())
+        found = flat(self.backbone.get_classifier())
         known = {id(self.backbone), *(id(inner) for head in found for inner in head.modules())}
         owners = dict.fromkeys(self.backbone.get_submodule(key.rpartition(".")[0]) for key in self.finding_keys)
         return (*found, *(owner for owner in owners if id(owner) not in known))
 
     def to_train(self, frozen: bool) -> None:
-        """The mode of training steps. frozen: the backbone stays in evaluation mode, norms inside a classifier too."""
+        """The mode of training steps. frozen: the backbone stays in evaluation mode, norms in its classifier too."""
         self.train(not frozen)
         for head in self.heads:
+            if isinstance(head, MapHead):
+                head.train()  # none of its layers came with the backbone
             head.training = True  # of this module alone: its dropout (`_wide`)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
@@ -95,7 +100,7 @@ class Classifier(nn.Module):
 
         handles = [head.register_forward_pre_hook(keep, with_kwargs=True) for head in self.heads]
         try:
-            logits = self(images)
+            logits = Classifier.forward(self, images)  # of images also where the model is of studies
         finally:
             for handle in handles:
                 handle.remove()
@@ -110,12 +115,6 @@ class Classifier(nn.Module):
 
     def _scaled(self, logits: torch.Tensor) -> torch.Tensor:
         return logits if self.logit_scale == 1 else logits * self.logit_scale
-
-
-def _flat(found: Any) -> tuple[nn.Module, ...]:
-    """Distilled models have two classifiers, others one for each of their stages."""
-    several = isinstance(found, (tuple, list, nn.ModuleList))
-    return tuple(each for inner in found for each in _flat(inner)) if several else (found,)
 
 
 def _wide(head: nn.Module, *arguments: Any, **named: Any) -> torch.Tensor:
@@ -140,12 +139,13 @@ def check_arch(arch: str) -> None:
         raise UserError(f"arch {arch!r} is no timm model (alike: {', '.join(alike) or 'none'}); see timm.list_models()")
 
 
-def create(options: ModelOptions, num_findings: int) -> Classifier:
+def create(options: ModelOptions, num_findings: int, kind: type[Classifier] = Classifier) -> Classifier:
     """A classifier on the CPU.
 
     Args:
         options: Architecture, image size and what else decides its form.
         num_findings: Width of its output.
+        kind: Of which class it is.
 
     Raises:
         UserError: timm has no such model, its weights cannot be had, or it takes no images of this size.
@@ -154,7 +154,7 @@ def create(options: ModelOptions, num_findings: int) -> Classifier:
     backbone = _backbone(options, num_findings)
     if not hasattr(backbone, "get_classifier"):
         raise UserError(f"{options.arch!r} is an encoder that has no classifier; use another --arch")
-    options.head.attach(backbone, num_findings)
+    _attach(backbone, options, num_findings)
     mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     if options.norm == "weights":
         mean, std = tuple(backbone.pretrained_cfg["mean"]), tuple(backbone.pretrained_cfg["std"])
@@ -163,12 +163,20 @@ def create(options: ModelOptions, num_findings: int) -> Classifier:
     keys = tuple(
         key for key, value in backbone.state_dict().items() if key in longer and value.shape != longer[key].shape
     )
-    made = Classifier(backbone, options, keys, mean, std)
+    made = kind(backbone, options, keys, mean, std)
     made.identity = identity_of(options, mean, std)
     made = made.to(memory_format=made.memory_format)
     try:
         made.seen = look(made, num_findings)
+    except UserError:  # of a head: another size may not mend it
+        raise
     except Exception as error:  # of any layer
+        plain = replace(options, head=HEADS["linear"](), pool="own")
+        if plain != options and _fault(plain, num_findings) is None:
+            words = f"head {options.head.name}, pool {options.pool}: {options.arch!r} cannot have them"
+            raise UserError(
+                f"{words} ({first_line(error)}); use --head linear --pool own, or another --arch"
+            ) from error
         raise _refusal(options, num_findings, error) from error
     return made
 
@@ -220,12 +228,18 @@ def _arguments(options: ModelOptions, num_findings: int) -> dict[str, Any]:
     return {"num_classes": num_findings, "in_chans": 3, **sized, **deep}
 
 
+def _attach(backbone: Any, options: ModelOptions, num_findings: int) -> None:
+    options.head.attach(backbone, num_findings)
+    if options.pool != "own":
+        attach_pool(backbone, options.pool, options.gem_p, num_findings)
+
+
 def _outline(options: ModelOptions, num_findings: int) -> Any:
     """The backbone with its classifier, without memory for its weights. torch's generators stay as they are."""
 
     def built() -> Any:
         backbone = timm.create_model(options.arch, **_arguments(options, num_findings))
-        options.head.attach(backbone, num_findings)
+        _attach(backbone, options, num_findings)
         return backbone
 
     with torch.random.fork_rng([]):

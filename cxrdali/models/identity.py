@@ -16,13 +16,14 @@ IN_THE_RUN = "give the run that these weights belong to with --run"  # what to d
 
 def identity_of(options: ModelOptions, mean: tuple, std: tuple) -> dict[str, str]:
     """Entries of a weights file's metadata. mean, std: of the pixels' channels, on a scale of 0 to 1."""
+    pool = {} if options.pool == "own" else {"pool": options.pool}
     return {
         "arch": options.arch,
         "size": str(options.size),
         "norm": options.norm,
         "mean": json.dumps(mean),
         "std": json.dumps(std),
-        "head": json.dumps(options.head.as_json(), sort_keys=True),
+        "head": json.dumps({**options.head.as_json(), **pool}, sort_keys=True),
         "logit_scale": repr(options.logit_scale),
     }
 
@@ -33,6 +34,9 @@ def check(path: Path, stored: dict[str, str], own: dict[str, str], kept_head: bo
     arch = stored.get("arch")
     if arch and own and arch.split(".")[0] != own["arch"].split(".")[0]:  # the tag names pretrained weights
         raise UserError(f"{path}: holds weights of {arch}, this run is {own['arch']}; {fix or f'give --arch {arch}'}")
+    if fix and stored.get("fusion", own.get("fusion")) != own.get("fusion"):
+        there, now = (each.get("fusion", "of single images") for each in (stored, own))
+        raise UserError(f"{path}: its fusion of a study's images is {there}, this run is {now}; {fix}")
     scaled, here = _scaling(stored), _scaling(own)
     if stored.get("norm") and own and (scaled != here if scaled else stored["norm"] != own["norm"]):
         there, now = (

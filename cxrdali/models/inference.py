@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from cxrdali.data.loader import Loader
+from cxrdali.data.studies import StudyBatch, pixels
 from cxrdali.models.tta import TTA
 from cxrdali.predictions import mean_logit
 from cxrdali.runtime.device import Hardware
@@ -85,10 +86,12 @@ def logits(
 
 
 @torch.inference_mode()
-def in_passes(model: torch.nn.Module, images: torch.Tensor, tta: str, hardware: Hardware, into: torch.Tensor) -> None:
-    """Logits of uint8 [B, 1, S, S] on the device in every pass of a TTA: float32 into [P, B, F]."""
+def in_passes(
+    model: torch.nn.Module, images: torch.Tensor | StudyBatch, tta: str, hardware: Hardware, into: torch.Tensor
+) -> None:
+    """Logits of uint8 [B, 1, S, S], or of studies, on the device in every pass of a TTA: float32 into [P, B, F]."""
     for number, each in enumerate(TTA[tta]):
-        moved = each(images)
+        moved = images.after(each) if isinstance(images, StudyBatch) else each(images)
         with hardware.autocast():
             output = model(moved)
         into[number] = output.float()
@@ -127,7 +130,7 @@ def _differ(loader: Loader) -> bool:
     loader.set_epoch(0)
     first = None
     for images, _ in loader:
-        first = images[:1] if first is None else first
-        if (images != first).any():
+        first = pixels(images)[:1] if first is None else first
+        if (pixels(images) != first).any():
             return True
     return False

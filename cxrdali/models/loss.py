@@ -12,7 +12,14 @@ Every term belongs to a finding with logit x, probability p = sigmoid(x), in n o
 | ldam | bce of x - scale * margin for positives, margin proportional to n^(-1/4) (Cao et al. 2019) |
 | drw | bce, positive terms times w once drw_epoch epochs are over (Cao et al. 2019) |
 | ldam-drw | ldam with the weights of drw |
+| db | focal at z, focal at lambda * z over lambda, z = x - kappa * log(negatives / n); each times r of image and
+finding (Wu et al. 2020) |
+| db-reduced | bce of x - margin for positives, all terms times w^0.5; the margin grows with n (CXR-LT 2026's winner) |
+| logit-adjustment | bce of x - tau * log(negatives / n) (Menon et al. 2021) |
+| apl | (1 - p)^gamma+ * (-log p - a * (1 - p) + b / 2 * (1 - p)^2), asl's (Huang et al. 2023) |
+| two-way | softplus of the hardest negatives against the hardest positives, of images, of findings (Kobayashi 2023) |
 
+A target y between 0 and 1 has y times the term of positives and 1 - y times that of negatives; two-way takes none.
 w is that of Cui et al. 2019, who have one class an image. The margins of Cao et al. act on cosines: the head `cosine`.
 Defaults are those of Sulake 2026, but cb_terms is as Cui et al. have it; its focal loss has no alpha. Free of torch:
 methods import it when they compute.
@@ -49,6 +56,16 @@ class Loss(Named):
         """Whether deferred re-weighting is in force in an epoch, counted from 0."""
         return False
 
+    @property
+    def soft(self) -> bool:
+        """Whether it takes targets between 0 and 1. What has `parts` does; one with `terms` of its own says so here."""
+        return type(self).terms is Loss.terms
+
+    @property
+    def couples(self) -> bool:
+        """Whether an image's loss depends on other images, so that micro-batches and ranks change it."""
+        return False
+
     def per_finding(self, positives: np.ndarray, negatives: np.ndarray) -> dict[str, np.ndarray]:
         """Weights that depend on class counts, computed once and passed to `terms` by name.
 
@@ -61,19 +78,34 @@ class Loss(Named):
         """
         return {}
 
+    def parts(self, logits: Tensor, weights: Mapping[str, Tensor], epoch: int) -> tuple[Tensor, Tensor]:
+        """What a finding costs where it is there, and where it is not: [B, F] each.
+
+        The arguments are those of `terms`.
+        """
+        raise UserError(f"the loss {self.name!r} is not installed; give the file that defines it with --plugins")
+
     def terms(self, logits: Tensor, targets: Tensor, weights: Mapping[str, Tensor], epoch: int) -> Tensor:
         """The loss of every finding of every image.
 
         Args:
             logits: float32 or float64 [B, F], scaled by `logit_scale`.
-            targets: [B, F] of the same type, 1 or 0; what is ignored is 0 here and left out of the sum.
+            targets: [B, F] of the same type, 0 to 1, smoothed; what is ignored is 0 here and left out of the sum.
             weights: What `per_finding` gave, [F] each, of the same type and device.
             epoch: From 0.
 
         Returns:
             [B, F].
         """
-        raise UserError(f"the loss {self.name!r} is not installed; give the file that defines it with --plugins")
+        positive, negative = self.parts(logits, weights, epoch)
+        return targets * positive + (1 - targets) * negative
+
+    def image_weights(self, targets: Tensor, weights: Mapping[str, Tensor]) -> Tensor | None:
+        """What multiplies an image's terms by which findings it has: [B, 1] or [B, F]; None: nothing does.
+
+        The arguments are those of `terms`, but the targets are not smoothed.
+        """
+        return None
 
 
 # ---------------------------------------------------------------- what several losses have
@@ -137,6 +169,11 @@ def class_balanced_weights(positives: np.ndarray, beta: float | str, cap: float 
     if cap:
         weights = np.minimum(weights, cap * np.median(weights[present]))
     return np.where(present, weights / weights[present].mean(), 1.0)
+
+
+def log_odds_against(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
+    """log(negatives / positives) of each finding, none counted as one: float64 [F]; larger for a rarer one."""
+    return np.log(np.maximum(negatives, 1) / np.maximum(positives, 1))
 
 
 LOSSES = Registry("loss", "cxrdali.models.losses", Loss)

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torchvision.ops import sigmoid_focal_loss
 
 from cxrdali.models.loss import Loss
+
+LOWEST = -1e9  # a logit that adds nothing to a sum of exponentials, and is finite in fp32
 
 
 class LossModule(nn.Module):
@@ -18,11 +19,12 @@ class LossModule(nn.Module):
         loss: One of `cxrdali.models.loss.LOSSES`.
         positives: int [F], training images with each finding, before any resampling.
         negatives: int [F], training images without it.
+        smoothing: A target y becomes y * (1 - smoothing) + smoothing / 2; 0 to below 1.
     """
 
-    def __init__(self, loss: Loss, positives: np.ndarray, negatives: np.ndarray):
+    def __init__(self, loss: Loss, positives: np.ndarray, negatives: np.ndarray, smoothing: float = 0.0):
         super().__init__()
-        self.loss = loss
+        self.loss, self.smoothing = loss, smoothing
         for name, values in loss.per_finding(positives, negatives).items():
             self.register_buffer(name, torch.from_numpy(values), persistent=False)  # float64: cast where it is used
 
@@ -35,12 +37,18 @@ class LossModule(nn.Module):
 
         Args:
             logits: float [B, F], scaled by the model (`Loss.logit_scale`).
-            targets: float [B, F] with 1, 0 and NaN (ignored).
+            targets: float [B, F], 0 to 1 and NaN (ignored).
             epoch: From 0.
         """
-        x = _wide(logits)
+        x, unknown = _wide(logits), torch.isnan(targets)
+        if self.loss.couples:  # such a finding is no rival of others
+            x = x.masked_fill(unknown, LOWEST)
         weights = {name: each.to(x.dtype) for name, each in self.named_buffers()}
-        return self.loss.terms(x, torch.nan_to_num(targets).to(x.dtype), weights, epoch) * ~torch.isnan(targets)
+        wanted = torch.nan_to_num(targets).to(x.dtype)
+        smoothed = wanted * (1 - self.smoothing) + self.smoothing / 2 if self.smoothing else wanted
+        terms = self.loss.terms(x, smoothed, weights, epoch)
+        of_images = self.loss.image_weights(wanted, weights)
+        return (terms if of_images is None else terms * of_images) * ~unknown
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor, epoch: int) -> torch.Tensor:
         """Summed over every known target: a scalar.
@@ -73,28 +81,20 @@ def _wide(logits: torch.Tensor) -> torch.Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-# ---------------------------------------------------------------- terms that several losses share: tensors [B, F]
+# ---------------------------------------------------------------- what several losses share: tensors [B, F]
 
 
-def bce_terms(
-    x: torch.Tensor, wanted: torch.Tensor, shift: torch.Tensor | None = None, pos_weight: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Binary cross-entropy; shift [F] is taken off the logits of positives, pos_weight [F] multiplies their terms."""
-    shifted = x if shift is None else x - shift * wanted
-    return F.binary_cross_entropy_with_logits(shifted, wanted, pos_weight=pos_weight, reduction="none")
+def bce_terms(x: torch.Tensor, wanted: torch.Tensor, pos_weight: torch.Tensor | None = None) -> torch.Tensor:
+    """Binary cross-entropy; pos_weight [F] multiplies the terms of positives."""
+    return F.binary_cross_entropy_with_logits(x, wanted, pos_weight=pos_weight, reduction="none")
 
 
-def focal_terms(x: torch.Tensor, wanted: torch.Tensor, gamma: float, alpha: float = -1) -> torch.Tensor:
-    """Lin et al. 2017; alpha: weight of positive terms, 0 to 1, or -1 for none."""
-    return sigmoid_focal_loss(x, wanted, alpha, gamma, reduction="none")
+def bce_parts(x: torch.Tensor, shift: torch.Tensor | float = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """-log p and -log(1 - p), as `Loss.parts`; shift [F] is taken off the logits of positives."""
+    return -F.logsigmoid(x - shift), -F.logsigmoid(-x)
 
 
-def weigh_positives(terms: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Positive terms times weights [F]."""
-    return terms * torch.where(wanted == 1, weights, 1)
-
-
-def weigh_images(terms: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """All terms of an image times the mean of weights [F] over its findings; 1 for an image without any."""
-    number = wanted.sum(dim=1, keepdim=True)
-    return terms * torch.where(number > 0, (wanted * weights).sum(dim=1, keepdim=True) / number.clamp(min=1), 1)
+def focal_parts(x: torch.Tensor, gamma: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lin et al. 2017 without alpha, as `Loss.parts`."""
+    positive, negative = bce_parts(x)
+    return torch.sigmoid(-x) ** gamma * positive, torch.sigmoid(x) ** gamma * negative

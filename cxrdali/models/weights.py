@@ -14,6 +14,7 @@ from torch import nn
 
 from cxrdali.models import identity
 from cxrdali.models.checkpoint_file import read_weights
+from cxrdali.models.fusion_options import PLACE
 from cxrdali.models.namings import as_in_timm, prefixes
 from cxrdali.predictions import first_of
 from shards.errors import UserError
@@ -61,6 +62,10 @@ def load_initial(
         if "findings" in about:
             _match_findings(model, state, tuple(about["findings"].split("\n")), findings, path, to_predict)
         factor = float(about.get("logit_scale", 1)) / model.logit_scale
+        if factor != 1 and not model.options.head.scales:
+            name = model.options.head.name
+            said_of_head = f"its logits are {factor:g} times those here: the head {name} has no weights to scale them"
+            refused = refused or said_of_head
         state |= {key: state[key] * factor for key in output_keys(model) if factor != 1 and key in state}
     state = {key: value for key, value in state.items() if not key.endswith(COUNTERS) or key in own}
     state |= {key: value for key, value in own.items() if key.endswith(COUNTERS) and key not in state}
@@ -256,9 +261,10 @@ def output_keys(model: "Classifier") -> list[str]:
 
 
 def head_keys(model: "Classifier") -> list[str]:
-    """Keys of the parameters of the backbone's classifiers, all their layers."""
+    """Keys of the parameters of the backbone's classifiers, all their layers, and of a fusion in front of them."""
     inside = {id(parameter) for head in model.heads for parameter in head.parameters()}
-    return [key for key, parameter in model.backbone.named_parameters() if id(parameter) in inside]
+    every = model.backbone.named_parameters()
+    return [key for key, parameter in every if id(parameter) in inside or key.startswith(f"{PLACE}.")]
 
 
 def _head_names(model: "Classifier") -> tuple[str, ...]:

@@ -20,7 +20,8 @@ from cxrdali.metrics.ranking import defined, score
 from cxrdali.postprocess.crossfit import check_unseen, read_held_out
 from cxrdali.postprocess.options import DEFAULTS, FitOptions
 from cxrdali.postprocess.rules import Rules, check_alike, check_derived, fitted, read_rules, with_rules
-from cxrdali.predictions import Predictions, mean_logit
+from cxrdali.postprocess.study_mean import study_means
+from cxrdali.predictions import Predictions
 from shards.dataset.dataset import Dataset
 from shards.dataset.labels import Labels
 from shards.errors import UserError
@@ -250,24 +251,8 @@ def _replaced(values: np.ndarray, superior: np.ndarray, study: np.ndarray, front
     study, int64 [n], 0 to studies - 1, has frontal images, bool [n]."""
     counts = np.bincount(study[frontal], minlength=study.max() + 1)
     places = np.flatnonzero(superior.any(axis=0))
-    pooled = _frontal_means(values[:, places], study, frontal, counts)[study]
+    pooled = study_means(values[:, places], study, frontal)[study]
     taken = superior[:, places] & (~frontal & (counts > 0)[study])[:, None]
     result = values.copy()
     result[:, places] = np.where(taken, pooled, values[:, places])
     return result
-
-
-def _frontal_means(values: np.ndarray, study: np.ndarray, frontal: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Per study the mean_logit of its frontal rows: float32 [studies, S] from values [n, S] (0 where it has none).
-
-    study: int [n], 0 to studies - 1; frontal: bool [n]; counts: frontal rows per study, int [studies].
-    """
-    order = np.flatnonzero(frontal)
-    order = order[np.argsort(study[order], kind="stable")]  # one study's frontal rows stand together
-    starts = np.cumsum(counts) - counts
-    pooled = np.zeros((len(counts), values.shape[1]), dtype=np.float32)
-    for count in np.unique(counts[counts > 0]):  # studies with as many frontal images at once: no loop over studies
-        some = np.flatnonzero(counts == count)
-        members = order[starts[some] + np.arange(count)[:, None]]  # [count, some]
-        pooled[some] = mean_logit(values[members])
-    return pooled

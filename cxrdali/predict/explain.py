@@ -128,6 +128,7 @@ def explain(
         UserError: A run, split or finding that is not there, a model without a map, or a full GPU.
     """
     how, trained = predicting or PredictOptions(), Run.open(run)
+    trained.check_of_images("explain")
     table = labels_in_run(trained, dataset, how.labels)
     columns = _columns(trained, table, options.findings)
     split_rows(trained, dataset, labels_of(trained, dataset, how.labels), options.split)

@@ -78,6 +78,8 @@ class Judge:
         models = []
         for run in runs:
             model = load_run_model(run, weights_of(run, asked))
+            if run.settings.study:
+                log.info(f"{run.path}: sees whole studies; each file is a study of its own here, of unknown view")
             with told_if_full(NO_ROOM):
                 models.append(model.to(hardware.device).eval())
         return cls(runs, models, hardware, asked)

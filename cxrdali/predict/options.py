@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cxrdali.data.options import SPLITS
+from cxrdali.data.options import SPLITS, VIEWS
 from cxrdali.models.options import TTAS
 from cxrdali.runtime.options import RuntimeSettings
 from cxrdali.setting import as_in, at_least, check, one_of, setting
@@ -36,6 +36,12 @@ class PredictOptions:
         "Weights in place of the run's best: an average, its last.pt, or a checkpoint of the same network.",
         otherwise="its best epoch",
         metavar="FILE",
+    )
+    view: str | None = setting(
+        None,
+        "Predict frontal or lateral images alone; all: also those of another or no known view.",
+        one_of(VIEWS),
+        otherwise="the run's own of train and val; all of other splits",
     )
 
     def __post_init__(self):

@@ -5,22 +5,26 @@ import logging
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from cxrdali.data.loader import Loader, nearest_stored
-from cxrdali.data.options import TRAINED_ON, LoaderOptions
-from cxrdali.data.splits import select
+from cxrdali.data.options import FOLDS, TRAINED_ON, FoldOptions, LoaderOptions
+from cxrdali.data.splits import of_view, select, train_and_validation
+from cxrdali.data.study_loader import StudyLoader
 from cxrdali.models import weights_file
 from cxrdali.models.classifier import Classifier, create
 from cxrdali.models.inference import Inference, constant_words, logits
+from cxrdali.models.study import StudyClassifier
 from cxrdali.models.tta import TTA
 from cxrdali.models.weights import load_initial
 from cxrdali.predict.options import PredictOptions
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.provenance import Home
 from cxrdali.runs.chosen import by_weights
+from cxrdali.runs.exclusion import trained_rows
 from cxrdali.runs.layout import BEST
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import labels_of, run_rows, with_images
@@ -58,7 +62,8 @@ def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | N
     """
     asked, trained = options or PredictOptions(), Run.open(run)
     table = labels_of(trained, dataset, asked.labels)
-    rows = split_rows(trained, dataset, table, split)
+    rows = split_rows(trained, dataset, table, split, asked.view)
+    strange = other_views(trained, dataset, rows)
     leak = _leak(trained, dataset, table, rows, split, asked)
     weights = weights_of(trained, asked)
     model, settings = load_run_model(trained, weights), trained.settings
@@ -73,7 +78,9 @@ def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | N
         model = model.to(hardware.device)
         threads = ranks.threads() if asked.threads is None else asked.threads
         loading = LoaderOptions(settings.data.size, batch, threads, asked.decode, hardware.device)
-        loader = Loader(dataset, rows, loading, rank=ranks.rank, world=ranks.world)
+        study = settings.study
+        make = partial(StudyLoader, most=study.study_images) if study else Loader
+        loader = make(dataset, rows, loading, rank=ranks.rank, world=ranks.world)
         log.info(_words(loader, split, hardware, ranks, asked.tta))
         for part in dataset.parts:
             if outlook := part.dataset.outlook(nearest_stored(part.dataset, settings.data.size)):
@@ -85,12 +92,15 @@ def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | N
     if values is None:
         return None
     check_varies(values, trained.findings, loader, weights)
+    values = loader.by_image(values) if study else values
     if mirrors := [part.dataset.mirror for part in dataset.parts if part.dataset.mirror]:
         log.info(f"waited {sum(each.take_waited() for each in mirrors):,.1f} s for the bucket")
     ids = dataset.of_rows(rows, "image_id", "study_id", "view")
     home = None if trained.dataset_id == dataset.id else _home_of(trained)
     provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta, seen=leak, home=home)
     provenance = with_weights(provenance, trained, asked.weights)
+    if strange:
+        provenance = replace(provenance, history=(*provenance.history, strange))
     return Predictions(ids, trained.findings, values, with_images(provenance, dataset, rows))
 
 
@@ -141,8 +151,9 @@ def _leak(
 def _words(loader: Loader, split: str, hardware: Hardware, ranks: Ranks, tta: str) -> str:
     """What is going to be predicted, in a line."""
     options, resized_from = loader.options, loader.resized_from
+    unit = "study" if isinstance(loader, StudyLoader) else "image"
     return (
-        f"{counted(len(loader.rows), 'image')} of {split} at {options.size} px, {hardware.precision} on "
+        f"{counted(len(loader.rows), unit)} of {split} at {options.size} px, {hardware.precision} on "
         f"{hardware.device}, decode {options.resolved_decode}"
         + (f", TTA {tta}: {counted(len(TTA[tta]), 'pass')}" if tta != "none" else "")
         + (f", resized from {resized_from} px" if resized_from else "")
@@ -150,15 +161,37 @@ def _words(loader: Loader, split: str, hardware: Hardware, ranks: Ranks, tta: st
     )
 
 
-def split_rows(run: Run, dataset: Dataset, labels: Labels, split: str) -> np.ndarray:
-    """Catalog rows of a split for this run: int64 [n], ascending; val and train are its own fold.
+def split_rows(run: Run, dataset: Dataset, labels: Labels, split: str, view: str | None = None) -> np.ndarray:
+    """Catalog rows of a split for this run: int64 [n], ascending; val and train are its own fold, without a view those
+    of its own.
 
-    Raises UserError if those two would not be what they were in training.
+    Raises UserError if those two would not be what they were in training, or there is no image of the view.
     """
     if split not in ("train", "val"):
-        return select(dataset, labels, split, run.fold)
-    without = f", so its {split} split is not there; choose dev, test or all"
-    return run_rows(run, dataset, labels, without)[split == "val"]
+        rows = select(dataset, labels, split, run.fold)
+    else:
+        without = f", so its {split} split is not there; choose dev, test or all"
+        rows = run_rows(run, dataset, labels, without)[split == "val"]
+        if view not in (None, run.fold.view):
+            folds = {name: getattr(run.fold, name) for name in FOLDS} | {"view": "all"}
+            train, val = train_and_validation(dataset, labels, FoldOptions(**folds))
+            rows = val if split == "val" else trained_rows(run, dataset, train)
+    rows = of_view(dataset, rows, view or "all")
+    if not len(rows):
+        raise UserError(f"{dataset.root}: no {view} image in split {split!r}; give another --view or --split")
+    return rows
+
+
+def other_views(run: Run, dataset: Dataset, rows: np.ndarray) -> str:
+    """A sentence on images of views that the run was not trained on; "" without any."""
+    view, others = run.fold.view, len(rows) - len(of_view(dataset, rows, run.fold.view))
+    if not others:
+        return ""
+    words = (
+        f"{others:,} of {counted(len(rows), 'image')} are not {view}, and {run.name} was trained on {view} ones alone"
+    )
+    log.info(f"note: {words}")
+    return words
 
 
 def check_varies(values: np.ndarray, findings: Sequence[str], loader: Loader, source: Path) -> None:
@@ -185,6 +218,9 @@ def weights_of(run: Run, asked: PredictOptions, say: bool = True) -> Path:
 
 def load_run_model(run: Run, weights: Path | None = None) -> Classifier:
     """A run's model with its best or other weights, on the CPU. Raises UserError if they are missing or do not fit."""
-    model = create(run.settings.model_options(), len(run.findings))
+    study = run.settings.study
+    model = create(run.settings.model_options(), len(run.findings), StudyClassifier if study else Classifier)
+    if study:
+        model.fuse(study)
     load_initial(model, weights or run.best_weights(), run.findings, to_predict=True)
     return model

@@ -79,6 +79,14 @@ class Run:
             done, planned = self.progress.epoch, self.progress.epochs
             raise UserError(f"{self.path}: this run has finished {done} of {counted(planned, 'epoch')}; {fix}")
 
+    def check_of_images(self, what: str) -> None:
+        """Raises UserError for a study-level run. what: a command that is for single images."""
+        if self.settings.study:
+            raise UserError(
+                f"{self.path}: sees whole studies, and {what} is for networks that see single images; give the run "
+                f"that it started from, {self.setting('init')}"
+            )
+
     def best_weights(self) -> Path:
         """The best epoch's weights. Raises UserError if there are none yet, or they are missing or older than that.
 

@@ -42,14 +42,14 @@ log = logging.getLogger(__name__)
 IDS = ["image", "study", "patient", "pixels"]
 BITS = 63  # runs that are told apart; later ones of a longer chain share the last bit
 _RUN = {"name": str, "fold": int, "folds": int, "group": str, "labels": str, "labels_sha256": str, "dataset": str}
-_RULE = {"fold_seed?": int, "stratify?": bool, "fold_rule?": str}
+_RULE = {"fold_seed?": int, "stratify?": bool, "fold_rule?": str, "view?": str}
 _ABOUT = {"runs": [{**_RUN, **_RULE, "rows_sha256": str, "hashed": maybe(int)}], "unknown": [str]}
 
 
 @dataclass(frozen=True)
 class Trained:
     """A run that trained on images. hashed: the size by whose pixels its dataset knows them (None: it does not). The
-    last three are as a list of an older version, which does not say it, means them."""
+    last four are as a list of an older version, which does not say it, means them."""
 
     name: str
     fold: int
@@ -63,12 +63,13 @@ class Trained:
     fold_seed: int = 0
     stratify: bool = False
     fold_rule: str = "catalog"
+    view: str = "all"
 
     @classmethod
     def of(cls, name: str, dataset: PackedDataset, labels: Labels, split: FoldOptions, rows: np.ndarray) -> "Trained":
         """rows: int64 [n], the catalog rows that it trained on."""
         how = (split.fold, split.folds, split.group, labels.name, labels.sha256)
-        rule = (split.fold_seed, split.stratify, split.fold_rule)
+        rule = (split.fold_seed, split.stratify, split.fold_rule, split.view)
         return cls(name, *how, dataset.id, rows_sha256(rows), dataset.info.get("hashed"), *rule)
 
     @property

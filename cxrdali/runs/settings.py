@@ -1,32 +1,34 @@
 """What a stage is, and every setting of a training run in groups. Free of torch and timm."""
 
 import json
-import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from cxrdali.data import schedule
 from cxrdali.data.options import DataSettings, LoaderOptions
+from cxrdali.models.fusion_options import StudyOptions
 from cxrdali.models.loss import AUTO, LOSSES, Loss, auto_beta
 from cxrdali.models.options import ModelOptions, ModelSettings
 from cxrdali.registry import choice
 from cxrdali.runs.names import Names, flatten, present, under_present_names
 from cxrdali.runs.optimizer import OptimizerSettings
 from cxrdali.runtime.options import RuntimeSettings
-from cxrdali.setting import Legal, check, setting, spelled, strict_converter
+from cxrdali.setting import Legal, check, literal, setting, spelled, strict_converter
 from shards.errors import UserError
 
 # Yamagishi & Hanaoka 2023: stage -> side in pixels, global batch
 STAGES = {1: (224, 256), 2: (320, 128), 3: (512, 48)}
-GROWING = ("dropout", "drop_path")  # what `grow_from` makes grow from size to size
+GROWING = ("dropout", "drop_path", "mixup", "cutmix")  # what `grow_from` makes grow from size to size
 # Settings that change how fast a run goes and where, but neither its samples nor its recipe: a continued run may have
 # others.
 MAY_DIFFER = (
     *(each.name for each in fields(RuntimeSettings) if each.name not in RuntimeSettings.DECIDES),
     "allow_leak",  # asked when a run begins
+    "augment_preset",  # what it stands for is compared
+    "features",
 )
 PATHS = ("init", "oversample_from", "exclude")  # compared by content: a path can be spelled in many ways
 RESOLVED = ("precision",)  # auto means another one elsewhere: config.json's own entry is compared
@@ -51,6 +53,7 @@ class TrainSettings:
     )
     optimizer: OptimizerSettings
     runtime: RuntimeSettings
+    study: ClassVar[StudyOptions | None] = None
 
     def __post_init__(self):
         check(self)
@@ -76,6 +79,11 @@ class TrainSettings:
             raise UserError(
                 f"head {self.model.head.name}: its output lies between -1 and 1 and the loss {self.loss.name} has no "
                 "scale for it; give --loss ldam or ldam-drw, or --head linear"
+            )
+        if self.data.soft_targets and not self.loss.soft:
+            raise UserError(
+                f"loss {self.loss.name}: takes no targets between 0 and 1, which {self.data.soft_targets} makes; leave "
+                "that out, or give another --loss"
             )
 
     @property
@@ -119,7 +127,7 @@ class TrainSettings:
                     f"micro-batch {micro_batch}: must divide the batch of {each} in the schedule; or give auto"
                 )
         if self.data.grow_from != 1 and not any(self.flat()[name] for name in GROWING):
-            what = " and ".join(map(spelled, GROWING))
+            what = f"{', '.join(map(spelled, GROWING[:-1]))} and {spelled(GROWING[-1])}"
             raise UserError(f"grow-from {self.data.grow_from:g}: {what} are 0, so nothing grows; give one of them")
 
     def loader_options(self, device: str) -> LoaderOptions:
@@ -138,8 +146,14 @@ class TrainSettings:
             checkpointing=self.runtime.checkpointing,
             head=self.model.head,
             dropout=self.model.dropout,
+            pool=self.model.pool,
+            gem_p=self.model.gem_p,
             drop_path=self.model.drop_path,
         )
+
+    def of_studies(self, study: StudyOptions) -> "StudySettings":
+        """The same of a study-level run."""
+        return StudySettings(**{each.name: getattr(self, each.name) for each in fields(TrainSettings)}, study=study)
 
     def changed(self, **given: Any) -> "TrainSettings":
         """The same with other values, by flat name (`settings_of`)."""
@@ -192,6 +206,13 @@ class TrainSettings:
         return None
 
 
+@dataclass(frozen=True, kw_only=True)
+class StudySettings(TrainSettings):
+    """One study-level run (`cxrdali train-study`): what a batch has are whole studies."""
+
+    study: StudyOptions = field()  # type: ignore[misc]  # a run of images has none, as its class says
+
+
 def settings_of(*layers: Mapping[str, Any], **given: Any) -> TrainSettings:
     """Settings from values by name: flat ("lr", "asl_clip") or dotted ("optimizer.lr").
 
@@ -213,10 +234,7 @@ def assigned(text: str, where: str = "") -> tuple[str, Any]:
     name, given, value = text.partition("=")
     if not given:
         raise UserError(f"{where or f'--set {text}'}: give a value too, as NAME=VALUE")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
+    parsed = literal(value)
     try:
         flat = names().flat_name(present(name.strip(), parsed))
         if parsed == "none" and type(None) in get_args(names().kind(flat)):
@@ -269,7 +287,7 @@ def _build(nested: Mapping[str, Any], stand_ins: bool = False) -> TrainSettings:
         given = {"size": last.size, "batch": last.batch, "epochs": last.end}
     groups["data"] = {"size": given.pop("size"), **groups["data"]}
     groups["optimizer"] = {**given, **groups["optimizer"]}
-    return _converter(stand_ins).structure(groups, TrainSettings)
+    return _converter(stand_ins).structure(groups, StudySettings if "study" in groups else TrainSettings)
 
 
 @cache

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cxrdali.data.sampler import epoch_samples
 from cxrdali.data.schedule import Segment
 from cxrdali.data.targets import targets
 from cxrdali.models.tta import TTA
@@ -73,7 +74,8 @@ def epoch_images(plan: Plan, name: str) -> tuple[int, bool]:
     """Images in an epoch of a model, and whether that is all: what is oversampled by an AP is known only after it."""
     settings, base = plan.models[name][0], plan.bases[name]
     if not settings.data.oversample and settings.data.oversample_below is None:
-        return len(base.train_rows), True
+        how, wanted = settings.data.sampler, targets(base.labels, settings.data.uncertain)
+        return epoch_samples(how.over(base.train_rows, wanted, 0, 1), base.train_rows), True
     source = settings.data.oversample_from and Path(settings.data.oversample_from)
     findings = base.labels.findings
     try:
@@ -103,10 +105,9 @@ def hours(
 ) -> tuple[float, float]:
     """Of training a run's last so many epochs, and of its predictions that are to be done; rates: of each size."""
     settings, base = plan.models[name][0], plan.bases[name]
-    cached = is_cached(settings)
-    passes = 1 if cached or settings.optimizer.ema_decay is None else 2  # the average is validated, too
-    images, validated = epoch_images(plan, name)[0], passes * len(base.splits["val"])
-    begun, training = settings.optimizer.epochs - epochs, 0.0
+    begun, training, cached = settings.optimizer.epochs - epochs, 0.0, is_cached(settings)
+    images, validated = epoch_images(plan, name)[0], len(base.splits["val"])
+    validated *= 1 if cached or settings.optimizer.ema_decay is None else 2  # the average is validated, too
     for segment, rate in rates.items():
         left = max(0, segment.end - max(begun, segment.start))
         training += training_hours(rate, images, validated, left, cached)

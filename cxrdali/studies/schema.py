@@ -10,6 +10,7 @@ from typing import Any
 
 from cxrdali.evaluate.differences import TESTED
 from cxrdali.models.options import TTAS
+from cxrdali.postprocess.forms import FORMS
 from cxrdali.postprocess.options import CALIBRATIONS, POOLINGS, parse_strategy
 from cxrdali.setting import Legal, at_least, check, one_of, setting
 from cxrdali.studies.source import Source
@@ -133,6 +134,13 @@ class Views(Checked):
 
 
 @dataclass(frozen=True)
+class StudyMean(Checked):
+    """[study_mean]: tables whose images get the mean of their study, as NAME-study."""
+
+    of: Names
+
+
+@dataclass(frozen=True)
 class Calibrate(Checked):
     """[[calibrate]]: tables calibrated on validation, as NAME+METHOD."""
 
@@ -210,14 +218,16 @@ class Matrix(Checked):
 @dataclass(frozen=True)
 class Submission(Checked):
     """[submission]: the first of these tables that there is, else the last; by split, its file from the package or
-    --template."""
+    --template. form: of a challenge, whose columns are known (none: the labels' own)."""
 
     of: Names = ()
+    form: str | None = setting(None, legal=one_of(FORMS))
 
 
 @dataclass(frozen=True)
 class Study(Checked):
-    """The whole file. packs: paths by name; a study without them has one, --data. settings: of all runs."""
+    """The whole file. packs: paths by name, "" for one that --data gives; a study without them has one, --data. demo:
+    by pack the synthetic hospital that takes its place with --scale demo. settings: of all runs."""
 
     source: Source
     title: str = "Study"
@@ -225,6 +235,7 @@ class Study(Checked):
     labels: str | None = None
     draws: int = setting(1000, legal=at_least(0))
     packs: Mapping[str, str] = field(default_factory=dict)
+    demo: Mapping[str, str] = field(default_factory=dict)
     recipes: Recipes = Recipes()
     settings: Mapping[str, Any] = field(default_factory=dict)
     runs: tuple[RunTable, ...] = ()
@@ -232,6 +243,7 @@ class Study(Checked):
     predict: tuple[Predict, ...] = ()
     ensembles: tuple[Ensemble, ...] = ()
     views: Views | None = None
+    study_mean: StudyMean | None = None
     calibrate: tuple[Calibrate, ...] = ()
     evaluate: Evaluate = Evaluate()
     comparisons: tuple[Comparison, ...] = ()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cxrdali.evaluate.evaluate import PARTS, evaluate, write
 from cxrdali.evaluate.options import EvaluateOptions
-from cxrdali.postprocess import calibration, ensemble, thresholds, views
+from cxrdali.postprocess import calibration, ensemble, study_mean, thresholds, views
 from cxrdali.postprocess.options import FitOptions
 from cxrdali.predict.options import PredictOptions
 from cxrdali.predict.predict import predict
@@ -187,6 +187,17 @@ class Tables:
                 needs = ("views", self.makers[name, split])
                 steps.append(self.table(f"views {name} {split}", f"{name}-views", split, {}, needs, use))
         return steps
+
+    def study_mean(self, of: str) -> list[Step]:
+        name, base = f"{of}-study", self.bases[of]
+        self.begin(Table(name, "study-mean", of, ""), base)
+        return [
+            self.table(
+                f"study mean {of} {split}", name, split, {}, (self.makers[of, split],),
+                lambda out, split=split: study_mean.apply(self.file(of, split), base.dataset)[0].write(out),
+            )
+            for split in self.splits(of)
+        ]  # fmt: skip
 
     # ------------------------------------------------------------ calibration, thresholds, scores
 

@@ -3,8 +3,10 @@
 import logging
 import warnings
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch.nn.parallel import DistributedDataParallel
@@ -13,11 +15,14 @@ from cxrdali.data import gpu
 from cxrdali.data.augment import options_of
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
+from cxrdali.data.pairs import Pairs
 from cxrdali.data.schedule import Segment
+from cxrdali.data.study_loader import StudyLoader
 from cxrdali.models import identity
 from cxrdali.models.classifier import Classifier, create
 from cxrdali.models.loss_module import LossModule
 from cxrdali.models.probe import look
+from cxrdali.models.study import StudyClassifier
 from cxrdali.models.weights import head_keys, load_initial, resampled
 from cxrdali.runs.layout import BEST, LAST
 from cxrdali.runs.reader import Run
@@ -35,6 +40,7 @@ from cxrdali.train.groups import parameter_groups
 from cxrdali.train.rates import Rates
 from cxrdali.train.selection import TrainingData
 from cxrdali.train.step import Step, adamw, grad_scaler
+from cxrdali.train.study_features import Backbone, FeatureLoader, kept
 from shards.errors import UserError
 from shards.words import counted
 
@@ -87,6 +93,12 @@ class Parts:
         """Images of a batch that this rank trains on."""
         return self.settings.optimizer.batch // self.ranks.world
 
+    @property
+    def pairs(self) -> Pairs:
+        """What is done to neighbours of a batch, and their targets."""
+        data = self.settings.data
+        return Pairs(data.mixup, data.cutmix, sampling_seed(self.settings.seed, self.settings.stage))
+
     def to_train(self, epoch: int) -> None:
         """The model as an epoch trains it (from 0): in the head epochs, its classifier alone.
 
@@ -101,8 +113,15 @@ class Parts:
             self.step.forward, self.step.by_hand = (self.model if alone else self.forward), alone
 
     def targets(self, rows: torch.Tensor) -> torch.Tensor:
-        """Of catalog rows, int64 [n] on the CPU: float32 [n, F] on the device."""
-        return gpu.sent(self.data.targets[rows.numpy()], torch.device(self.hardware.device))
+        """Of catalog rows (of studies the first ones), int64 [n] on the CPU, as the training loss sees them:
+        float32 [n, F] on the device."""
+        wanted = self.data.targets if self.data.of_studies is None else self.data.of_studies
+        return gpu.sent(wanted.in_training[rows.numpy()], torch.device(self.hardware.device))
+
+    def by_image(self, values: np.ndarray) -> np.ndarray:
+        """What the network gave for validation, [m, F], as each validation image has it: of its study, if that is what
+        the network sees."""
+        return values if self.settings.study is None else self.val_loader.by_image(values)
 
 
 def build(
@@ -123,27 +142,35 @@ def build(
     if settings.runtime.compile is True:
         check_compiler(hardware.device)
     model = _model(settings, data.findings, before).to(hardware.device)
-    loss = LossModule(settings.loss, data.positives, data.negatives).to(hardware.device)
-    how = settings.optimizer
+    smoothing, how = settings.data.label_smoothing, settings.optimizer
+    loss = LossModule(settings.loss, data.positives, data.negatives, smoothing).to(hardware.device)
     optimizer = adamw(model, how.lr, how.weight_decay, parameter_groups(model, how))
     options = settings.loader_options(hardware.device)
     if options.threads is None:
         options = replace(options, threads=ranks.threads())
-    loader, val_loader = loaders(settings, data, ranks, make_loader, options)
+    make = make_loader if settings.study is None else partial(StudyLoader, most=settings.study.study_images)
+    loader, val_loader = loaders(settings, data, ranks, make, options)
     shape = microbatch.BatchShape(ranks.share(settings.optimizer.batch), settings.data.size, len(data.findings))
     trial = microbatch.Trial(settings, hardware, ranks, model, loss, (loader, val_loader), shape)
     micro_batch, searched = microbatch.resolve(trial, before and before.micro_batch)
     settings = settings.changed(micro_batch=micro_batch)
     _check_norms(model, settings, micro_batch or shape.images)
+    _check_pairs(settings, shape.images, ranks.world)
+    cached = is_cached(settings, ranks.world)
+    if settings.study and not cached:
+        settings.study.check_fits(micro_batch)
     # not before the search: each rank tries sizes of its own, and fails at its own; one process has all images
     if settings.runtime.sync_bn and ranks.world > 1:
         _synchronise(model, hardware)
     epoch = int(before.about.get("epoch", 0)) if before else 0
     segment = next(each for each in settings.segments if each.size == settings.data.size)
-    steps = settings.steps(len(loader.rows))
+    steps = settings.steps(loader.samples)
     arranged = compiling.Arranged(_shared(model, hardware, ranks))
-    cached = is_cached(settings, ranks.world)
-    if cached and model.seen.why:
+    if cached and settings.study:
+        plain = partial(Loader, data.dataset, options=options, rank=ranks.rank, world=ranks.world)
+        features = kept(Backbone(model, plain, hardware, ranks), data.rows, settings.study.folder)
+        loader, val_loader = (FeatureLoader(each, features, hardware) for each in (loader, val_loader))
+    elif cached and model.seen.why:
         log.info(f"features are computed anew in every epoch: {model.seen.why}")
     elif cached:
         plain = make_loader(data.dataset, data.train_rows, options)
@@ -167,11 +194,13 @@ def build(
 def is_cached(settings: TrainSettings, world: int = 1) -> bool:
     """Whether a frozen backbone's features are computed once: nothing changes an image between epochs.
 
-    A trial of a few batches would wait for the features of all images, and every rank would compute them all.
+    A trial of a few batches would wait for the features of all images, and every rank would compute them all, unless
+    they are kept on disk for study-level runs.
     """
-    runtime, augment = settings.runtime, options_of(settings.data.flips, settings.data.cutout, settings.data.augment)
-    whole = runtime.cache_features and not runtime.limit_batches and world == 1
-    return settings.model.frozen and whole and augment is None
+    runtime, data = settings.runtime, settings.data
+    changes = data.mixup or data.cutmix or options_of(data.flips, data.cutout, data.augment) is not None
+    whole = runtime.cache_features and not runtime.limit_batches and (world == 1 or settings.study is not None)
+    return settings.model.frozen and whole and not changes
 
 
 def initial_weights(init: str | None) -> Path | None:
@@ -205,10 +234,13 @@ def _model(settings: TrainSettings, findings: tuple[str, ...], before: Continued
     weights = None if before else initial_weights(settings.model.init)
     torch.manual_seed(settings.seed)
     pretrained = settings.model.pretrained and not weights and not before
-    model = create(settings.model_options(pretrained), len(findings))
+    study = settings.study
+    model = create(settings.model_options(pretrained), len(findings), StudyClassifier if study else Classifier)
     if weights is not None:
         about = load_initial(model, weights, findings, settings.model.new_head)
         log.info(f"starts from {_start(Path(settings.model.init or weights), weights, about)}")
+    if study:
+        model.fuse(study)
     if before:  # here already: features are kept of the run's own backbone
         restore = "restore it, or give another --out"
         identity.check(Path(LAST), before.about, model.identity, True, restore)
@@ -247,6 +279,18 @@ def _check_norms(model: Classifier, settings: TrainSettings, at_a_time: int) -> 
             f"normalisation {layer!r} would see 1 value of each channel; use a larger "
             + ("--micro-batch" if runtime.micro_batch else "--batch")
         )
+
+
+def _check_pairs(settings: TrainSettings, share: int, world: int) -> None:
+    """Raises UserError if a process's share of a batch is not made of whole pairs."""
+    for name in ("mixup", "cutmix"):
+        if getattr(settings.data, name) and share % 2:
+            each = f", {share} for each of {world} processes" if world > 1 else ""
+            batch = settings.optimizer.batch
+            raise UserError(
+                f"{name}: mixes pairs of neighbours, and a batch of {batch}{each} is not made of pairs; give a --batch "
+                f"that {2 * world} divides"
+            )
 
 
 def _synchronise(model: Classifier, hardware: Hardware) -> None:

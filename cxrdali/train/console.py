@@ -8,9 +8,10 @@ import numpy as np
 
 from cxrdali.data.loader import nearest_stored
 from cxrdali.data.mix import words as mix_words
-from cxrdali.data.sampler import SampledRows
+from cxrdali.data.sampler import SampledRows, epoch_samples
+from cxrdali.data.samplers.repeat_factor import RepeatedRows
 from cxrdali.data.schedule import epochs_left
-from cxrdali.data.splits import fold_positives, subjects_on_both_sides
+from cxrdali.data.splits import fold_positives, released_rows, subjects_on_both_sides
 from cxrdali.data.targets import any_positive
 from cxrdali.metrics.longtail import GROUPS, groups, without_training
 from cxrdali.metrics.ranking import Scores, without_words
@@ -26,7 +27,13 @@ from shards.words import counted
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = {"balance": "class-balanced weights", "pos_weight": "weights of positives", "shift": "margins"}
+WEIGHTS = {
+    "balance": "class-balanced weights",
+    "pos_weight": "weights of positives",
+    "shift": "margins",
+    "prior": "taken off logits",
+    "rarity": "rarity, 1 / images",
+}
 UNEVEN = 0.25  # of a fold's share of the images: more than this off is said
 
 
@@ -50,6 +57,12 @@ def describe(parts: Parts) -> None:
         f"(fold {settings.data.fold} of {settings.data.folds}, by {settings.data.group}{settings.data.how}); "
         f"{counted(both, 'subject')} on both sides"
     )
+    _describe_views(data, settings.data.view)
+    if data.of_studies is not None and settings.study:
+        log.info(
+            f"{counted(len(data.of_studies.studies.first), 'study')} to train on, in batches of whole ones; fusion "
+            f"{settings.study.fusion}"
+        )
     _describe_packs(data)
     _describe_folds(settings, data)
     if ranks.world > 1:
@@ -58,14 +71,18 @@ def describe(parts: Parts) -> None:
             f"{ranks.world} processes, {ranks.local_world} on this machine: {counted(parts.share, 'image')} of every "
             f"batch each; batch normalisation of each sees {sees}"
         )
-    if settings.loss.name != "bce" or settings.flat().get("pos_weight") != "none" or settings.model.frozen:
+    smooth = settings.data.soft_targets
+    if settings.loss.name != "bce" or settings.flat().get("pos_weight") != "none" or settings.model.frozen or smooth:
+        what = "fusion and classifier" if settings.study else "the classifier"
         parameters = ", ".join(f"{name} {_plain(value)}" for name, value in settings.loss.parameters.items())
         log.info(
-            f"loss {settings.loss.name} ({parameters})" + ("; the classifier alone" if settings.model.frozen else "")
+            f"loss {settings.loss.name} ({parameters})"
+            + (f", {smooth}" if smooth else "")
+            + (f"; {what} alone" if settings.model.frozen else "")
         )
     _describe_steps(settings)
     for name, values in settings.loss.per_finding(data.positives, data.negatives).items():
-        if (values != 1).any():
+        if (values[data.positives > 0] != 1).any():
             log.info(weight_words(name, values, settings.loss, data))
     _describe_scored(data)
     _describe_visits(data, settings.data.sampler.name, settings.data.mix)
@@ -130,13 +147,27 @@ def weight_words(name: str, values: np.ndarray, loss: Loss, data: TrainingData) 
     means = [(group, values[present & (of_group == group)]) for group in GROUPS]
     words += ": " + ", ".join(f"{group} {_weight(each.mean())}" for group, each in means if len(each))
     top = np.flatnonzero(present & (values == values[present].max()))
-    whose = ", ".join(f"{data.findings[place]} ({counted(int(data.positives[place]), 'image')})" for place in top)
+    unit = "image" if data.of_studies is None else "study"
+    whose = ", ".join(f"{data.findings[place]} ({counted(int(data.positives[place]), unit)})" for place in top)
     words += f"; largest {_weight(values[top[0]])}, {whose}"
     if cap and name == "balance" and values[top[0]] > 0.999 * cap * np.median(values[present]):
         words += f", held at {cap:g} times the median"
-    if name != "shift" and values[top].sum() > values[present].sum() / 2 and len(top) < present.sum() / 2:
+    weighs = name not in ("shift", "prior")
+    if weighs and values[top].sum() > values[present].sum() / 2 and len(top) < present.sum() / 2:
         words += ", more than all other findings together"
     return words
+
+
+def _describe_views(data: TrainingData, view: str) -> None:
+    """What is left out by --view."""
+    if view == "all":
+        return
+    rows = released_rows(data.dataset, data.labels, "train")
+    found = data.dataset.of_rows(rows, "view")["view"].value_counts()
+    words = ", ".join(
+        f"{count:,} {'of another or no known view' if of == 'other' else of}" for of, count in found.items()
+    )
+    log.info(f"view {view}: of the training split's {counted(len(rows), 'image')} ({words}) the {view} ones alone")
 
 
 def _describe_packs(data: TrainingData) -> None:
@@ -175,11 +206,12 @@ def _describe_folds(settings: TrainSettings, data: TrainingData) -> None:
         )
 
 
-def _most_sampled(data: TrainingData, sampler: SampledRows) -> str:
+def _most_sampled(data: TrainingData, sampler: SampledRows | RepeatedRows) -> str:
     """Which images come most often, and how often in the last epoch."""
     chances = sampler.chances(sampler.epochs - 1)
     its = np.flatnonzero(data.targets[sampler.rows[chances.argmax()]] == 1)
-    rarest, times = its[data.positives[its].argmin()] if len(its) else None, chances.max() * len(sampler.rows)
+    rarest = its[data.positives[its].argmin()] if len(its) else None
+    times = chances.max() * epoch_samples(sampler, sampler.rows)
     whose = "without any finding" if rarest is None else f"of {data.findings[rarest]} ({data.positives[rarest]:,})"
     when = "in the last epoch" if sampler.sampler.weighted_share(0, sampler.epochs) < 1 else "an epoch"
     return f"images {whose} come most often, {times:,.1f} times {when}"
@@ -215,6 +247,11 @@ def _describe_visits(data: TrainingData, sampler: str, mix: str) -> None:
         log.info(
             f"sampler {sampler}: {counted(len(data.train_rows), 'sample')} an epoch by each image's rarest finding; "
             f"images without any, {without:,}, count as one more class; {_most_sampled(data, data.sampler)}"
+        )
+    if isinstance(data.sampler, RepeatedRows):
+        log.info(
+            f"sampler {sampler}: {counted(len(data.sampler), 'sample')} an epoch of "
+            f"{counted(len(data.train_rows), 'image')}; {_most_sampled(data, data.sampler)}"
         )
     if data.oversampling:
         names = ", ".join(data.oversampling.findings) or "no finding"
@@ -262,6 +299,7 @@ def report_epoch(row: dict, scores: Scores, parts: Parts, state: State, pace: Pa
     waiting = row["wait_seconds"] / row["train_seconds"]
     mirrors = [part.dataset.mirror for part in parts.data.dataset.parts if part.dataset.mirror]
     bucket = f", {sum(each.take_waited() for each in mirrors):,.1f} s for the bucket" if mirrors else ""
+    units = "studies" if parts.settings.study else "images"
     star = " *best" if state.best_epoch == row["epoch"] else ""
     of = f" of {counted(len(scores.scored), 'finding')}" if scores.without_ap else ""
     at = f" at {row['size']} px" if "size" in row else ""
@@ -271,7 +309,7 @@ def report_epoch(row: dict, scores: Scores, parts: Parts, state: State, pace: Pa
         f"epoch {row['epoch']}/{parts.settings.optimizer.epochs}{at}: loss {row['train_loss']:.4f}, "
         f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}{averaged}{of}{each and f' ({each})'}, "
         f"LRAP {row['LRAP']:.4f}, AUROC {row['macro_AUROC']:.4f}; "
-        f"{row['images_per_second']:,.0f} images/s, {waiting:.1%} waiting for data{bucket}"
+        f"{row['images_per_second']:,.0f} {units}/s, {waiting:.1%} waiting for data{bucket}"
         f"{pace.left(row, parts, state)}{star}"
     )
 

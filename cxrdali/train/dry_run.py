@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from cxrdali.data.schedule import Segment, at
+from cxrdali.data.studies import pixels
 from cxrdali.predictions import ID_COLUMNS
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.distributed import StoppedTogether
@@ -153,7 +154,7 @@ def _validate(parts: Parts) -> float:
                 parts.forward(chunk)
         parts.hardware.synchronize()
         took = -before + (before := time.perf_counter())
-        found = took / len(images)
+        found = took / len(pixels(images))
         if took > ENOUGH_SECONDS:
             break
     return found

@@ -31,7 +31,9 @@ class Head(nn.Module):
         return self.model.classify(features)
 
 
-class _Features(Head):
+class OfImages(Head):
+    """uint8 [B, 1, S, S] -> float [B, D] features."""
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.model.features(images)
 
@@ -81,5 +83,5 @@ def features_of(
         f"the GPU has no room for features of {len(loader.rows):,} images, {width:,} numbers each; "
         "use --no-cache-features, or cache_features = false in a recipe"
     ):
-        values = logits(_Features(model), loader, width, hardware, how)
+        values = logits(OfImages(model), loader, width, hardware, how)
         return torch.from_numpy(values).to(hardware.device)

@@ -73,6 +73,8 @@ def resolve(trial: Trial, stored: dict | None) -> tuple[int | None, dict | None]
         log.info(
             f"note: batch normalisation sees {sees} images at a time, not {batch}: other statistics than the batch's"
         )
+    if trial.loss.loss.couples and (found or share) < share * trial.ranks.world:
+        log.info(f"note: the loss {trial.loss.loss.name} compares {found or share} images at a time, not the batch's")
     return found, searched
 
 

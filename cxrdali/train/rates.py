@@ -41,15 +41,15 @@ class Rates:
 
     First a constant one for the head epochs. Then linear warm-up over the next epoch(s) and a cosine to min_lr by step
     or by epoch, or a constant rate, or one-cycle. A run of no more such epochs than the warm-up has no warm-up. The
-    first step's rate is above 0: none is wasted. steps: of every epoch of the run.
+    first step's rate is above 0: none is wasted. steps: of every epoch; they differ in a run over several sizes.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, how: OptimizerSettings, steps: Sequence[int]):
         self._optimizer, self._head_epochs = optimizer, how.head_epochs
         self._first, rest = sum(steps[: how.head_epochs]), steps[how.head_epochs :]
         self._rate_of_first = how.head_epochs_lr or how.rate_of_head
-        cycle = how.lr_schedule == "one-cycle"
-        warmup = sum(rest[: how.warmup_epochs]) if len(rest) > how.warmup_epochs and not cycle else 0
+        epochs, cycle = how.epochs - how.head_epochs, how.lr_schedule == "one-cycle"
+        warmup = sum(rest[: how.warmup_epochs]) if epochs > how.warmup_epochs and not cycle else 0
         kinds = {"epoch": _ByEpoch, "one-cycle": _OneCycle}
         self._rest = kinds.get(how.lr_schedule, CosineLRScheduler)(
             optimizer,

@@ -23,6 +23,7 @@ def retrain_settings(
     if the run is not finished, or was trained on other data: its validation images might be trained on here.
     """
     trained = Run.open(run)
+    trained.check_of_images("retrain-head")
     trained.check_finished("finish it first")
     run_rows(trained, dataset, labels_of(trained, dataset), "; give the dataset of the run with --data")
     trained.best_weights()  # they are there, before anything is written
@@ -36,6 +37,6 @@ def retrain_settings(
         "head_lr": None, "layer_decay": None, "head_epochs": 0, "head_epochs_lr": None, "keep_epochs": 0,
         "drop_path": 0.0, "ema": None, "ema_half_life": None, "ema_warmup": False, "lr_schedule": "step",
         "micro_batch": None, "oversample": (), "oversample_below": None, "oversample_from": None, "allow_leak": False,
-        **({} if augment else {"flips": "none", "cutout": "off"}),
+        **({} if augment else {"augment_preset": "none"}),
     }  # fmt: skip
     return trained.settings.changed(**own).changed(**{**kept, **changes})

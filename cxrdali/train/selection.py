@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +29,9 @@ from shards.dataset.labels import Labels
 from shards.errors import UserError
 from shards.words import counted
 
+if TYPE_CHECKING:
+    from cxrdali.train.study import StudyTargets
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -36,7 +40,8 @@ class TrainingData:
     targets: float32 [catalog rows, F], NaN where ignored; positives, negatives: int64 [F], in train_rows. seen: these
     images and those that the initial weights have seen (None of a run that continues: its folder has them); leak: on
     how many validation images those were trained, as `Seen.among`; chosen: on which images something was chosen before;
-    excluded: what lists left out of train_rows.
+    excluded: what lists left out of train_rows; of_studies: where whole studies are trained on, the targets of each by
+    its first row; positives and negatives are of studies then.
     """
 
     dataset: Dataset
@@ -53,6 +58,12 @@ class TrainingData:
     leak: tuple[str, ...] | None
     chosen: tuple[Fitted, ...] = ()
     excluded: Excluded | None = None
+    of_studies: "StudyTargets | None" = None
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Of both, ascending: int64 [n]."""
+        return np.union1d(self.train_rows, self.val_rows)
 
     @property
     def findings(self) -> tuple[str, ...]:

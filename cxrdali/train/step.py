@@ -58,7 +58,8 @@ class Step:
         device; epoch from 0. Raises what `cxrdali.runtime.full.is_full` knows for a full GPU.
         """
         known, total = known_targets(wanted, self.ranks.total), 0.0
-        chunks = list(zip(images.split(micro_batch), wanted.split(micro_batch), strict=True))
+        parts = images.split(micro_batch)  # of studies: whole ones, so that lengths differ
+        chunks = list(zip(parts, wanted.split([len(part) for part in parts]), strict=True))
         for number, (chunk, part) in enumerate(chunks, 1):
             with self._without_exchange(number < len(chunks)):
                 with self.hardware.autocast():

@@ -39,6 +39,7 @@ from cxrdali.train.segments import Begun
 from cxrdali.train.selection import select_data
 from cxrdali.train.state import Chosen, State, begin, restore, save
 from cxrdali.train.stopping import Signals, Stopped
+from cxrdali.train.study import by_study
 from cxrdali.train.summary import SPENT, RunSummary, summary_of
 from cxrdali.train.tracking import Tracking, about, chosen
 from cxrdali.train.validation import validate
@@ -97,6 +98,7 @@ def train(
         data.check_scored(settings)
         packs.check_settings(settings, data)
         segments.check(settings, data, ranks)
+        data = by_study(data) if settings.study else data
         run = Begun(out, settings, data, hardware, ranks, config, tracking, loader, hooks or Hooks())
         trainer, spent = _train_size(run, loaded, started), Counter[str]()
         while not trainer.progress.finished:
@@ -199,8 +201,8 @@ class Trainer:
             "wait_seconds": state.wait_seconds,
             "val_seconds": validated - started,
             "reweighted": int(self.parts.step.loss.reweights(epoch)),
-            **({"grad_norm": float(state.norm_sum) / max(1, state.steps)} if self.parts.step.clip_norm else {}),
             **({"size": self.settings.data.size} if self.settings.data.schedule else {}),
+            **({"grad_norm": float(state.norm_sum) / max(1, state.steps)} if self.parts.step.clip_norm else {}),
         }
         for each in candidates:
             row |= each.columns
@@ -208,8 +210,9 @@ class Trainer:
         reached, averaged = candidate(row, chosen_by(how.select_by, how.select_pack, bool(candidates[0].by_pack)))
         found = candidates[averaged]
         # the first epoch of a size is kept even where the score is undefined; scores of two sizes are not compared
-        is_first = state.best_epoch <= self.parts.segment.start
-        is_best = is_first or reached > state.best_score or math.isnan(state.best_score)
+        is_best = (
+            state.best_epoch <= self.parts.segment.start or reached > state.best_score or math.isnan(state.best_score)
+        )
         state.end_epoch(row, found.scores, reached, is_best, averaged)
         save(self.out, self.parts, state, Chosen(reached, averaged, found.logits if is_best else None))
         if told:
@@ -265,6 +268,9 @@ class Trainer:
         state, parts, device = self.state, self.parts, self.hardware.device
         images = images.to(device, non_blocking=True)
         wanted = parts.targets(rows)
+        if parts.pairs:
+            start = state.position + self.ranks.rank * parts.share
+            images, wanted = parts.pairs(images, wanted, state.epoch, start)
         micro_batch = self.settings.runtime.micro_batch or len(images)
         loss = parts.step(images, wanted, state.epoch, micro_batch)
         if self.hooks.on_step:

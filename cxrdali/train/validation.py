@@ -88,7 +88,7 @@ def _logits(parts: Parts, epoch: int, out: Path, check: Callable[[], None]) -> n
         fix_full=smaller(parts.share, settings.runtime.micro_batch or parts.share),
     )
     values = logits(parts.forward, parts.val_loader, len(parts.data.findings), parts.hardware, how)
-    return values if parts.ranks.is_first else None
+    return parts.by_image(values) if parts.ranks.is_first else None
 
 
 def scored(

@@ -59,7 +59,7 @@ def attach(
 
     Args:
         root: The dataset, on this machine.
-        folders: Folders of label releases; all that each holds are attached.
+        folders: Folders of label releases; all that each holds are attached. And tables that belong to these.
         allow_subject_overlap: Whether a subject may be in two splits.
         tables: Further label releases, which were read already.
 
@@ -73,7 +73,7 @@ def attach(
     root = _on_this_machine(root)
     dataset = PackedDataset.open(root)
     catalog = dataset.catalog
-    found = [table for folder in folders for table in read_labels(dataset.info["release"], folder, catalog)]
+    found = read_labels(dataset.info["release"], folders, catalog) if folders else []
     found += [table.restricted_to(catalog["image_id"]) for table in tables]
     if not allow_subject_overlap:
         for table in found:

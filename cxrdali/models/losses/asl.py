@@ -1,10 +1,18 @@
 """Asymmetric loss (Ridnik et al. 2021): easy negatives count little, and the easiest not at all."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from cxrdali.models.loss import GAMMA, Loss
+from cxrdali.models.loss import GAMMA, Loss, Tensor
 from cxrdali.setting import from_zero_below, setting
+
+
+def asl_gamma_neg() -> Any:
+    return setting(4.0, "exponent of negative terms.", GAMMA)
+
+
+def asl_clip() -> Any:
+    return setting(0.05, "subtracted from the probability of negatives (not below 0).", from_zero_below(1))
 
 
 @dataclass(frozen=True)
@@ -14,19 +22,21 @@ class Asl(Loss):
 
     name: ClassVar[str] = "asl"
 
-    asl_gamma_neg: float = setting(4.0, "exponent of negative terms.", GAMMA)
+    asl_gamma_neg: float = asl_gamma_neg()
     asl_gamma_pos: float = setting(1.0, "exponent of positive terms.", GAMMA)
-    asl_clip: float = setting(0.05, "subtracted from the probability of negatives (not below 0).", from_zero_below(1))
+    asl_clip: float = asl_clip()
 
-    def terms(self, logits, targets, weights, epoch):
-        import torch
-        from torch.nn import functional as F
+    def parts(self, logits, weights, epoch):
+        from cxrdali.models.loss_module import focal_parts
 
-        positive, p, clip = -F.logsigmoid(logits), torch.sigmoid(logits), self.asl_clip
-        if self.asl_gamma_pos:
-            positive = positive * torch.sigmoid(-logits) ** self.asl_gamma_pos
-        # 1 - q = min(1 - p + clip, 1); without clip, log(1 - p) from the logit, which does not underflow
-        negative = -torch.log((torch.sigmoid(-logits) + clip).clamp(max=1)) if clip else -F.logsigmoid(-logits)
-        if self.asl_gamma_neg:
-            negative = negative * (p - clip).clamp(min=0) ** self.asl_gamma_neg
-        return torch.where(targets == 1, positive, negative)
+        return focal_parts(logits, self.asl_gamma_pos)[0], shifted_negative(logits, self.asl_gamma_neg, self.asl_clip)
+
+
+def shifted_negative(logits: Tensor, gamma: float, clip: float) -> Tensor:
+    """q^gamma * -log(1 - q) with q = max(p - clip, 0): [B, F]."""
+    import torch
+    from torch.nn import functional as F
+
+    # 1 - q = min(1 - p + clip, 1); without clip, log(1 - p) from the logit, which does not underflow
+    term = -torch.log((torch.sigmoid(-logits) + clip).clamp(max=1)) if clip else -F.logsigmoid(-logits)
+    return term * (torch.sigmoid(logits) - clip).clamp(min=0) ** gamma if gamma else term

@@ -23,6 +23,10 @@ class Bce(Loss):
     def per_finding(self, positives, negatives):
         return {"pos_weight": positive_weights(positives, negatives, self.pos_weight)}
 
+    @property
+    def soft(self):
+        return True
+
     def terms(self, logits, targets, weights, epoch):
         from cxrdali.models.loss_module import bce_terms
 

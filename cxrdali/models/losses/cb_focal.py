@@ -27,8 +27,16 @@ class CbFocal(Loss):
     def per_finding(self, positives, negatives):
         return {"balance": class_balanced_weights(positives, self.cb_beta, self.cb_cap)}
 
-    def terms(self, logits, targets, weights, epoch):
-        from cxrdali.models.loss_module import focal_terms, weigh_images, weigh_positives
+    def parts(self, logits, weights, epoch):
+        from cxrdali.models.loss_module import focal_parts
 
-        weigh = weigh_images if self.cb_terms == "all" else weigh_positives
-        return weigh(focal_terms(logits, targets, self.focal_gamma), targets, weights["balance"])
+        positive, negative = focal_parts(logits, self.focal_gamma)
+        return (positive if self.cb_terms == "all" else positive * weights["balance"]), negative
+
+    def image_weights(self, targets, weights):
+        if self.cb_terms != "all":
+            return None
+        number = targets.sum(dim=1, keepdim=True)
+        # what soft targets leave of one whole finding weighs as an image without any
+        total = (targets * weights["balance"]).sum(dim=1, keepdim=True) + (1 - number).clamp(min=0)
+        return total / number.clamp(min=1)

@@ -27,8 +27,11 @@ class Drw(Loss):
     def per_finding(self, positives, negatives):
         return {"balance": class_balanced_weights(positives, self.cb_beta, self.cb_cap)}
 
-    def terms(self, logits, targets, weights, epoch):
-        from cxrdali.models.loss_module import bce_terms, weigh_positives
+    def parts(self, logits, weights, epoch):
+        from cxrdali.models.loss_module import bce_parts
 
-        terms = bce_terms(logits, targets)
-        return weigh_positives(terms, targets, weights["balance"]) if self.reweights(epoch) else terms
+        return self._reweighted(bce_parts(logits), weights, epoch)
+
+    def _reweighted(self, parts, weights, epoch):
+        positive, negative = parts
+        return (positive * weights["balance"] if self.reweights(epoch) else positive), negative

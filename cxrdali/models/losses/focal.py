@@ -16,7 +16,8 @@ class Focal(Loss):
     focal_gamma: float = focal_gamma()
     focal_alpha: float = setting(-1.0, "weight of positive terms, 0 to 1; -1: none.", _ALPHA)
 
-    def terms(self, logits, targets, weights, epoch):
-        from cxrdali.models.loss_module import focal_terms
+    def parts(self, logits, weights, epoch):
+        from cxrdali.models.loss_module import focal_parts
 
-        return focal_terms(logits, targets, self.focal_gamma, self.focal_alpha)
+        (positive, negative), alpha = focal_parts(logits, self.focal_gamma), self.focal_alpha
+        return (positive, negative) if alpha == -1 else (alpha * positive, (1 - alpha) * negative)

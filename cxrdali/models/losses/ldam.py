@@ -23,10 +23,10 @@ class Ldam(Loss):
     def per_finding(self, positives, negatives):
         return {"shift": self.ldam_scale * margins(positives, self.ldam_margin)}
 
-    def terms(self, logits, targets, weights, epoch):
-        from cxrdali.models.loss_module import bce_terms
+    def parts(self, logits, weights, epoch):
+        from cxrdali.models.loss_module import bce_parts
 
-        return bce_terms(logits, targets, shift=weights["shift"])
+        return bce_parts(logits, weights["shift"])
 
 
 def margins(positives: np.ndarray, largest: float) -> np.ndarray:

@@ -14,8 +14,5 @@ class LdamDrw(Drw, Ldam):
     def per_finding(self, positives, negatives):
         return {**Ldam.per_finding(self, positives, negatives), **Drw.per_finding(self, positives, negatives)}
 
-    def terms(self, logits, targets, weights, epoch):
-        from cxrdali.models.loss_module import weigh_positives
-
-        terms = Ldam.terms(self, logits, targets, weights, epoch)
-        return weigh_positives(terms, targets, weights["balance"]) if self.reweights(epoch) else terms
+    def parts(self, logits, weights, epoch):
+        return self._reweighted(Ldam.parts(self, logits, weights, epoch), weights, epoch)

@@ -204,10 +204,13 @@ def test_reweighting_begins_after_so_many_epochs_and_touches_positives_alone(nam
     assert not loss_of("bce").reweights(10**6)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+SINGLE = [name for name in LOSSES if not LOSSES[name]().couples]
+
+
+@pytest.mark.parametrize("name", SINGLE)
 def test_gradients_at_logits_of_20_in_bf16_are_the_formula_s(name):
     """A positive that the model denies must still pull, also in half precision; so must a negative that it asserts,
-    except under ASL's shift, whose own formula lets go of it."""
+    except under ASL's shift (APL has it too), whose own formula lets go of it."""
     loss = loss_of(name)
     for target in (1.0, 0.0):
         for x in (20.0, -20.0):
@@ -219,13 +222,14 @@ def test_gradients_at_logits_of_20_in_bf16_are_the_formula_s(name):
             assert torch.isfinite(narrow.grad).all() and narrow.grad.dtype == torch.bfloat16
             torch.testing.assert_close(narrow.grad.double(), exact.grad, rtol=0.02, atol=1e-6)
             wrong = (target == 1) == (x < 0)
-            if wrong and not (name == "asl" and target == 0):
+            if wrong and not (name in ("asl", "apl") and target == 0):
                 # a finding without positives has no margin and no weight, but a pull all the same
                 assert (exact.grad.abs() > 1e-3).all() and (narrow.grad.abs() > 1e-3).all()
-    unclipped = loss_of("asl", asl_clip=0.0) if name == "asl" else loss
+    unclipped = loss_of(name, asl_clip=0.0) if name in ("asl", "apl") else loss
     logits = torch.full((1, 4), 20.0, dtype=torch.bfloat16, requires_grad=True)
     unclipped(logits, torch.zeros(1, 4), 0).backward()
-    assert (logits.grad > 0.5).all()
+    weights = loss.balance if name == "db-reduced" else 1  # which multiply terms of negatives, too
+    assert (logits.grad / weights > 0.5).all()
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -241,7 +245,7 @@ def test_findings_without_positives_divide_by_nothing(name):
         assert torch.isfinite(loss.terms(LOGITS, TARGETS, 20)).all()
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", SINGLE)
 def test_micro_batches_add_up_to_the_batch(name):
     loss = loss_of(name)
     whole = loss(LOGITS, TARGETS, 20) / known_targets(TARGETS)
@@ -265,7 +269,7 @@ def test_validation_s_loss_is_exact_in_float64():
 @pytest.mark.parametrize(
     ("loss", "given", "message"),
     [
-        ("lsep", {}, "loss 'lsep': choose one of asl, bce, cb-focal, drw, focal, ldam, ldam-drw"),
+        ("lsep", {}, "loss 'lsep': choose one of apl, asl, bce, cb-focal, db, db-reduced, drw, focal, ldam, ldam-drw"),
         ("bce", {"asl_clip": 0.1}, "asl-clip 0.1: the loss bce has no such parameter; it has pos-weight"),
         ("ldam", {"drw_epoch": 3}, "drw-epoch 3: the loss ldam has no such parameter; it has ldam-margin, ldam-scale"),
         ("focal", {"focal_gamma": 0.5}, r"focal-gamma 0.5: 0, or 1 to 20"),

@@ -32,7 +32,7 @@ from tests.releases import image_path, write_release
 pytestmark = pytest.mark.slow
 
 LABELS = "cxr-lt-2023"
-FIELDS = ("fold_rule", "fold_seed", "stratify")
+FIELDS = ("fold_rule", "fold_seed", "stratify", "view")
 
 
 def settings(**changes):
