@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from cxrdali.data.schedule import Segment, at
+from cxrdali.data.schedule import at
 from cxrdali.models import weights_file
 from cxrdali.runs import layout
 from cxrdali.runs.config_file import FORMAT, read_config
@@ -227,7 +227,8 @@ class Run:
     @property
     def chosen_by(self) -> str:
         """The metric whose highest value makes the best epoch."""
-        return layout.chosen_by(self.setting("select_by", "map"), self.setting("select_pack"), bool(self.packs))
+        asked = (self.setting("select_by", "map"), self.setting("select_pack"), bool(self.packs))
+        return layout.chosen_by(*asked, self.setting("select_view"))
 
     @cached_property
     def metrics(self) -> "pd.DataFrame":
@@ -257,22 +258,11 @@ class Run:
         return table.assign(AP=table["AP"].mask(table["negatives"] == 0))  # 1.0 there, by an older version
 
     @property
-    def segments(self) -> tuple[Segment, ...]:
-        """The sizes of a run over a schedule; one of any other."""
-        return self.settings.segments
-
-    @property
-    def sizes(self) -> Any:
-        """Side of its images in pixels; of a schedule a text with all of them."""
-        every = self.segments if self.setting("schedule") else ()
-        return ", ".join(str(each.size) for each in every) or self.setting("size")
-
-    @property
     def best_place(self) -> int:
         """The best epoch's place in metrics, of a schedule among those of the size that it has reached; the last one if
         its metric is undefined in all."""
         values = self.reached[self.chosen_by]
-        values = values.mask(values.index < at(self.segments, len(values) - 1).start)
+        values = values.mask(values.index < at(self.settings.segments, len(values) - 1).start)
         return len(values) - 1 if values.isna().all() else int(values.argmax())
 
     @property

@@ -327,6 +327,8 @@ def _values(labels: Labels, *selections: np.ndarray) -> str:
     for made, rows in zip(hashes, selections, strict=True):
         for at in range(0, len(rows), PIECE):
             made.update(labels.values[rows[at : at + PIECE]])
+            if labels.soft is not None:
+                made.update(labels.soft[rows[at : at + PIECE]])
     return sha256_bytes(json.dumps([labels.findings, *(made.hexdigest() for made in hashes)]).encode())
 
 

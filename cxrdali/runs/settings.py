@@ -80,6 +80,9 @@ class TrainSettings:
                 f"head {self.model.head.name}: its output lies between -1 and 1 and the loss {self.loss.name} has no "
                 "scale for it; give --loss ldam or ldam-drw, or --head linear"
             )
+        chosen, view = self.optimizer.select_view, self.data.view
+        if chosen is not None and view not in ("all", chosen):
+            raise UserError(f"select-view {chosen}: no such image validates with --view {view}; leave one of them out")
         if self.data.soft_targets and not self.loss.soft:
             raise UserError(
                 f"loss {self.loss.name}: takes no targets between 0 and 1, which {self.data.soft_targets} makes; leave "

@@ -62,7 +62,7 @@ def watched(path: Path) -> Watched:
         progress, metrics = run.progress, run.metrics
     except UserError as error:
         return Watched(path.name, UNREADABLE, fault=str(error))
-    sizes = run.segments if run.setting("schedule") else ()
+    sizes = run.settings.segments if run.setting("schedule") else ()
     last = None if metrics.empty else metrics.iloc[-1].to_dict()
     left_over, live = live, live if live and live.epoch > progress.epoch else None  # that of a saved epoch says nothing
     if progress.finished:
@@ -70,8 +70,8 @@ def watched(path: Path) -> Watched:
     if not held:
         return Watched(path.name, KILLED if left_over else STOPPED, progress, live, last, segments=sizes)
     state = BUSY if not left_over else VALIDATING if live and live.position >= live.of else TRAINING
-    now = at(run.segments, progress.epoch)
-    left = epochs_left(run.segments, progress.epoch, now)
+    now = at(run.settings.segments, progress.epoch)
+    left = epochs_left(run.settings.segments, progress.epoch, now)
     epochs = (metrics["train_seconds"] + metrics["val_seconds"]).iloc[now.start :].tolist()
     return Watched(path.name, state, progress, live, last, _seconds_left(left, live, epochs), segments=sizes)
 

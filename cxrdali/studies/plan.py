@@ -84,6 +84,7 @@ class Planner:
             *self._ensembles(),
             *self._views(),
             *self._study_means(),
+            *self._gated(),
             *self._calibrations(),
             *self._scores(),
             *Comparisons(self).steps(),
@@ -156,7 +157,7 @@ class Planner:
         missing: list[str] = []
         others = [*(each.name for each in self.study.ensembles), *self.groups, *self.study.recipes.train]
         for name in names:
-            here, first = [name] if name in self.made.bases else [], re.split(r"-views$|-study$|\+|@", name)[0]
+            here, first = [name] if name in self.made.bases else [], re.split(r"-views$|-study$|-gated$|\+|@", name)[0]
             if not here and first not in others and not members(self.ground.runs, first):
                 hint = choices(name, self.made.bases, "there are")
                 raise self.study.source.error(at, f"no table {name!r} before this; {hint}")
@@ -223,6 +224,13 @@ class Planner:
         found, _ = self.tables(self.study.study_mean.of, ("study_mean", "of")) if self.study.study_mean else ([], [])
         for name in found:
             yield from self.made.study_mean(name)
+
+    def _gated(self) -> Iterable[Step]:
+        wanted = self.study.gate
+        for name in self.tables(wanted.of, ("gate", "of"))[0] if wanted else ():
+            with self.study.source.at(("gate", "normal")):
+                steps = self.made.gated(name, wanted)
+            yield from steps
 
     def _calibrations(self) -> Iterable[Step]:
         done: set[tuple[str, str]] = set()

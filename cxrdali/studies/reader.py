@@ -18,6 +18,7 @@ from cxrdali.studies.schema import (
     Comparison,
     Ensemble,
     Evaluate,
+    Gate,
     Group,
     Lists,
     Matrix,
@@ -36,7 +37,7 @@ from shards.words import choices
 
 T = TypeVar("T")
 TABLES = {
-    "recipes": Recipes, "views": Views, "study_mean": StudyMean, "evaluate": Evaluate, "matrix": Matrix,
+    "recipes": Recipes, "views": Views, "study_mean": StudyMean, "gate": Gate, "evaluate": Evaluate, "matrix": Matrix,
     "submission": Submission,
 }  # fmt: skip
 ARRAYS = {

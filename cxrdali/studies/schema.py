@@ -11,8 +11,8 @@ from typing import Any
 from cxrdali.evaluate.differences import TESTED
 from cxrdali.models.options import TTAS
 from cxrdali.postprocess.forms import FORMS
-from cxrdali.postprocess.options import CALIBRATIONS, POOLINGS, parse_strategy
-from cxrdali.setting import Legal, at_least, check, one_of, setting
+from cxrdali.postprocess.options import CALIBRATIONS, POOLINGS, STRENGTH, parse_strategy
+from cxrdali.setting import Legal, above, at_least, check, one_of, setting
 from cxrdali.studies.source import Source
 from shards.errors import UserError
 from shards.words import choices
@@ -141,6 +141,16 @@ class StudyMean(Checked):
 
 
 @dataclass(frozen=True)
+class Gate(Checked):
+    """[gate]: tables whose findings are lowered where the image is normal, as NAME-gated; normal: the finding that says
+    so."""
+
+    of: Names
+    normal: str
+    strength: float = setting(STRENGTH, legal=above(0))
+
+
+@dataclass(frozen=True)
 class Calibrate(Checked):
     """[[calibrate]]: tables calibrated on validation, as NAME+METHOD."""
 
@@ -244,6 +254,7 @@ class Study(Checked):
     ensembles: tuple[Ensemble, ...] = ()
     views: Views | None = None
     study_mean: StudyMean | None = None
+    gate: Gate | None = None
     calibrate: tuple[Calibrate, ...] = ()
     evaluate: Evaluate = Evaluate()
     comparisons: tuple[Comparison, ...] = ()

@@ -134,7 +134,7 @@ def _train(parts: Parts, epoch: int) -> tuple[int, float]:
     before = time.perf_counter()
     for images, rows in itertools.islice(parts.loader, min(STEPS + WARM_UP, parts.steps_per_epoch)):
         micro_batch = parts.settings.runtime.micro_batch or len(images)
-        parts.step(images.to(device, non_blocking=True), parts.targets(rows), epoch, micro_batch)
+        parts.step(images.to(device, non_blocking=True), parts.targets(rows), epoch, micro_batch, parts.weights(rows))
         parts.hardware.synchronize()
         seconds.append(-before + (before := time.perf_counter()))
         if parts.ranks.least(int(sum(seconds) > ENOUGH_SECONDS)):

@@ -14,6 +14,7 @@ from cxrdali.postprocess.submission import submit
 from cxrdali.postprocess.template import template_of
 from cxrdali.predictions import Predictions, Provenance
 from shards.errors import UserError
+from shards.synthetic.hospital import open_hospital
 from tests.cli.cli import call
 from tests.releases import write_table
 from tests.shards.releases.test_cxrlt import FINDINGS_2023, FINDINGS_2024
@@ -47,6 +48,11 @@ def test_the_forms_are_those_that_were_published():
     found = FORMS["cxr-lt-2026"]
     assert found.image == "ImageID" and len(set(found.findings)) == 30 and set(known) < set(found.findings)
     assert (found.findings[0], found.findings[-1]) == ("Normal", "calcified densities")
+
+
+def test_the_synthetic_harbour_has_names_of_the_2026_form():
+    names = open_hospital("harbour").findings
+    assert set(names) < set(FORMS["cxr-lt-2026"].findings) and "Normal" in names and len(names) == 17
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -1,6 +1,8 @@
 """A study that pre-trains on one pack and goes on with other findings on another one."""
 
+import numpy as np
 import pytest
+from scipy.special import expit
 
 from cxrdali.predictions import read
 from cxrdali.runs.config_file import read_config
@@ -49,8 +51,11 @@ name = "stages"
 tables = ["after", "alone"]
 splits = "test"
 by = "seed"
+[gate]
+of = "after-seed0"
+normal = "No Finding"
 [submission]
-of = "after"
+of = "after-seed0-gated"
 """
 
 
@@ -76,6 +81,7 @@ def test_what_stands_on_which_pack(dataset, nih, tmp_path):
         (("[demo]\nfirst", "[demo]\nother"), "pack 'first' is not in both [packs] and [demo]"),
         (('labels = "chexpert"', 'labels = "none"'), "no labels 'none'"),
         (("data.folds = 4", 'data.folds = 4\nmodel.norm = "weights"'), "norm is 'imagenet', of before 'weights'"),
+        (('normal = "No Finding"', 'normal = "Normal"'), "no finding 'Normal' among labels"),
         (('starts_from = ""', "data.folds = 4"), "alone-seed0: folds is 4, of after-seed0 3, and their validation"),
     ],
 )
@@ -106,6 +112,11 @@ def test_the_backbone_goes_on_with_other_findings(dataset, nih, tmp_path):
     assert table.findings == nih.labels().findings
     rows = read_json(root / "comparisons" / "stages.test.json")["differences"]
     assert {(row["run"], row["against"], row["n"]) for row in rows} == {("alone", "after", 2)}
+    gated = read(root / "predictions" / "after-seed0-gated.test.parquet")
+    p, q = (expit(each.values.astype(np.float64)) for each in (table, gated))
+    place = table.findings.index("No Finding")
+    expected = np.where(np.arange(p.shape[1]) == place, p, p * np.sqrt(1 - p[:, [place]]))
+    np.testing.assert_allclose(q, expected, rtol=1e-5)
     assert (root / "submission.zip").is_file()
     again = make_plan(root, {"first": dataset, "second": nih}, study(tmp_path), {}, StudyOptions(draws=0))
     assert set(Book(root).plan(again.steps).values()) == {None}

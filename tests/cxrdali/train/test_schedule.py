@@ -17,6 +17,7 @@ from cxrdali import predictions
 from cxrdali.data.order import global_order
 from cxrdali.predict.predict import PredictOptions, predict
 from cxrdali.report.training.lineage import Placed
+from cxrdali.report.training.models import sizes
 from cxrdali.report.training.runs import lines_of
 from cxrdali.runs import folder, layout
 from cxrdali.runs.reader import Run
@@ -312,7 +313,7 @@ def test_its_page_has_a_curve_for_each_size(whole):
     lines = lines_of(Placed(run, None, 0))
     assert [(line.size, line.before, len(line.metrics)) for line in lines] == [(48, 0, 2), (64, 2, 2)]
     tops = [int(run.reached["mAP"].iloc[part].argmax()) for part in (slice(2), slice(2, 4))]
-    assert [line.best for line in lines] == tops and run.sizes == "48, 64"
+    assert [line.best for line in lines] == tops and sizes(run) == "48, 64"
 
 
 def test_two_processes_stop_and_continue_over_the_switch(pack_folder, tmp_path):
