@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from cxrdali.data.schedule import Segment
 from cxrdali.models import weights_file
 from cxrdali.runs import layout
 from cxrdali.runs.config_file import FORMAT, read_config
@@ -253,20 +252,9 @@ class Run:
         return table.assign(AP=table["AP"].mask(table["negatives"] == 0))  # 1.0 there, by an older version
 
     @property
-    def segments(self) -> tuple[Segment, ...]:
-        """The sizes of a run over a schedule; one of any other."""
-        return self.settings.segments
-
-    @property
-    def sizes(self) -> Any:
-        """Side of its images in pixels; of a schedule a text with all of them."""
-        every = self.segments if self.setting("schedule") else ()
-        return ", ".join(str(each.size) for each in every) or self.setting("size")
-
-    @property
     def best_place(self) -> int:
         """The best epoch's place in metrics."""
-        return best_place(self.reached[self.chosen_by], self.segments)
+        return best_place(self.reached[self.chosen_by], self.settings.segments)
 
     @property
     def best(self) -> "pd.Series":

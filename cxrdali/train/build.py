@@ -169,7 +169,7 @@ def build(
         _synchronise(model, hardware)
     epoch = int(before.about.get("epoch", 0)) if before else 0
     segment = next(each for each in settings.segments if each.size == settings.data.size)
-    steps = settings.steps(len(loader.rows))
+    steps = settings.steps(loader.samples)
     arranged = compiling.Arranged(_shared(model, hardware, ranks))
     trial = replace(trial, settings=settings)
     if cached:
