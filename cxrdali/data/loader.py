@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from cxrdali.runtime.limits import cores
 from shards.dataset.dataset import Dataset
 from shards.dataset.mapped import MappedSize, StoredSize
 from shards.errors import UserError
+from shards.words import counted
 
 
 class Batch(NamedTuple):
@@ -62,6 +63,8 @@ class Loader:
             bucket, a disk without room for what is still to be copied.
     """
 
+    sample: ClassVar[str] = "image"  # what a position counts
+
     dataset: Dataset
     rows: np.ndarray
     options: LoaderOptions
@@ -88,7 +91,7 @@ class Loader:
         self.samples = epoch_samples(self.sampler, rows)
         if self.drop_last and self.samples < options.batch:
             raise UserError(
-                f"{dataset.root}: {self.samples} training images make no batch of {options.batch}; "
+                f"{dataset.root}: {counted(self.samples, f'training {self.sample}')} make no batch of {options.batch}; "
                 "use a smaller --batch or pack more images"
             )
         self.mapped = MappedSize(stored_for(dataset, options.size))
