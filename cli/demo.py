@@ -72,8 +72,11 @@ def demo(out: Path, fresh: bool):
     click.echo(f"\n{page}: done in {time.perf_counter() - started:,.0f} s; open it in a browser")
 
 
-def synthetic_pack(out: Path, studies: int, sizes: list[int]):
-    """A synthetic release in out/release and its packed dataset in out/packed; what is there already stays."""
+def synthetic_pack(out: Path, studies: int, sizes: list[int], place: tuple[str, str] | None = None):
+    """A synthetic release in out/release and its packed dataset in out/packed; what is there already stays.
+
+    place: the name of one of several, whose folders are release-NAME and packed-NAME, and its hospital.
+    """
     from joblib import cpu_count
 
     from shards.dataset.packed import PackedDataset
@@ -81,16 +84,22 @@ def synthetic_pack(out: Path, studies: int, sizes: list[int]):
     from shards.packing.pack import pack
     from shards.releases.open import open_release
     from shards.renditions.options import Size
+    from shards.synthetic.hospital import open_hospital
+    from shards.synthetic.layouts import OWN_DECLARATION
     from shards.synthetic.plan import SyntheticOptions
     from shards.synthetic.release import write_release
 
-    source, packed, jobs = out / "release", out / "packed", cpu_count()
+    suffix = f"-{place[0]}" if place else ""
+    source, packed, jobs = out / f"release{suffix}", out / f"packed{suffix}", cpu_count()
     if not (packed / "dataset.json").exists():
         shutil.rmtree(source, ignore_errors=True)
-        _step(f"synthetic release: {counted(studies, 'study')}")
-        write_release(source, SyntheticOptions(studies, NATIVE, seed=0), jobs=jobs)
+        _step(f"synthetic release{f' {place[0]}' if place else ''}: {counted(studies, 'study')}")
+        hospital = open_hospital(place[1]) if place else None
+        write_release(source, SyntheticOptions(studies, NATIVE, seed=0, hospital=hospital), jobs=jobs)
     _step("pack")
-    summary = pack(open_release(source), packed, PackOptions(tuple(map(Size, sizes)), shard_images=512), jobs)
+    declared = source / OWN_DECLARATION
+    release = open_release(source, name=str(declared) if declared.exists() else None)
+    summary = pack(release, packed, PackOptions(tuple(map(Size, sizes)), shard_images=512), jobs)
     click.echo(f"{counted(summary.packed, 'image')} in {counted(summary.shards, 'shard')} per size")
     return PackedDataset.open(packed)
 

@@ -9,11 +9,12 @@ from cli.options.settings import GroupedCommand, given_settings, plugins_option,
 from cli.options.training import dry_run_option, say_dry_run, train_run
 
 SETTINGS = (
-    "seed", "sampler", "loss", "batch", "epochs", "warmup_epochs", "lr", "weight_decay", "patience", "device",
-    "precision", "micro_batch", "decode", "threads", "cache_features", "allow_leak", "track",
+    "seed", "sampler", "loss", "batch", "epochs", "warmup_epochs", "lr", "weight_decay", "clip_norm", "ema",
+    "ema_half_life", "ema_warmup", "keep_epochs", "patience", "device", "precision",
+    "micro_batch", "decode", "threads", "cache_features", "allow_leak", "track",
     "track_paths",
 )  # fmt: skip
-THE_RUN_S = dict.fromkeys(("seed", "batch", "weight_decay", "precision", "decode"), "the run's")
+THE_RUN_S = dict.fromkeys(("seed", "batch", "weight_decay", "clip_norm", "precision", "decode"), "the run's")
 
 
 @click.command(cls=GroupedCommand)

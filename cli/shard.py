@@ -32,7 +32,7 @@ REMOTE_STALL = 300.0  # seconds; s3fs and botocore together try for 196 before t
 )
 @folders.label_folders_option(
     "Folder of a label release (CXR-LT); may be repeated, the first is the default of training. Labels inside the "
-    "release are found by themselves."
+    "release are found by themselves. Of CXR-LT 2026 also the table of the test images, as a file."
 )
 @click.option(
     "--sizes",

@@ -2,7 +2,9 @@
 
 import click
 
+from cli.options.fields import Choice
 from cli.options.folders import FILE, FOLDER, OUTPUT
+from cxrdali.postprocess.forms import FORMS
 from shards.words import counted
 
 
@@ -10,10 +12,15 @@ from shards.words import counted
 @click.argument("file", type=FILE)
 @click.option(
     "--template",
-    required=True,
     type=FILE,
     metavar="CSV",
-    help="The challenge's sample_submission.csv: its header, its rows and their order are kept.",
+    help="The challenge's sample_submission.csv: its header, its rows and their order are kept. With --form its rows "
+    "and their order alone; what names it has are to be the form's.",
+)
+@click.option(
+    "--form",
+    type=Choice(FORMS),
+    help="The challenge, whose columns are known: no template is needed, and FILE's images are written in its order.",
 )
 @click.option("--out", required=True, type=OUTPUT, metavar="ZIP", help="Zip to write.")
 @click.option(
@@ -24,23 +31,25 @@ from shards.words import counted
 )
 @click.option(
     "--name",
-    default="predictions.csv",
-    show_default=True,
-    help="The table's name in the zip. The challenges' own names are not confirmed: see the challenge's page.",
+    help="The table's name in the zip. The challenges' own names are not confirmed: see the challenge's page.  "
+    "[default: predictions.csv; of form cxr-lt-2026 submission.csv]",
 )
-def submit(file, template, out, code, name):
+def submit(file, template, form, out, code, name):
     """Write FILE, what `cxrdali predict` or another command wrote, as a challenge's submission: probabilities in the
-    template's form, zipped (with the code), and read back to be checked.
+    template's form, or a challenge's (--form), zipped (with the code), and read back to be checked.
 
     How the challenges want zip and table named is not published; the form here is that of published entries, and --name
     changes the table's name.
     """
     from cxrdali.postprocess.submission import submit as write
 
-    done = write(file, template, out, code, name)
+    if template is None and form is None:
+        raise click.UsageError("give --form, of a challenge that is known, or --template, the challenge's file")
+    wanted = FORMS[form] if form else None
+    done = write(file, template, out, code, name, wanted)
+    like = " and ".join(each for each in (form and f"form {form}", template and f"as in {template}") if each)
     click.echo(
-        f"{out}: {name} with {counted(done.images, 'image')} and {counted(len(done.findings), 'finding')}, "
-        f"as in {template}"
+        f"{out}: {done.name} with {counted(done.images, 'image')} and {counted(len(done.findings), 'finding')}, {like}"
     )
     if done.copied:
         click.echo(f"copied from the template: {', '.join(done.copied)}")

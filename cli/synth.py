@@ -26,7 +26,8 @@ from shards.words import counted
     "--hospital",
     default=None,
     metavar="NAME|FILE",
-    help="university, clinic, coast or the TOML of another: with its own machines, patients, findings and tables.",
+    help="university, clinic, coast, harbour or the TOML of another: with its own machines, patients, findings and "
+    "tables.",
 )
 @click.option(
     "--copies",

@@ -5,8 +5,9 @@ Groups of settings, losses, samplers and heads are frozen dataclasses of such fi
 """
 
 import functools
+import tomllib
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Union, get_args, get_origin
 
@@ -19,12 +20,14 @@ _KINDS = {int: "a whole number", float: "a number", str: "text", bool: "true or 
 @dataclass(frozen=True)
 class Legal:
     """Values that a setting may have. words: which ones, for messages; choices: all, if they are a few names; read:
-    what is kept of a value (None: the value itself), or it raises UserError."""
+    what is kept of a value (None: the value itself), or it raises UserError; sets: other settings, by flat name, that a
+    choice stands for where the same layer of settings does not have them."""
 
     fits: Callable[[Any], bool]
     words: str
     choices: tuple[str, ...] = ()
     read: Callable[[Any], Any] | None = None
+    sets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def one_of(choices: Iterable[str]) -> Legal:
@@ -112,6 +115,14 @@ def read_value(name: str, value: object, kind: Any) -> Any:
         return converter.structure(value, kind)
     except Exception as error:  # cattrs groups what its hooks raise
         raise UserError(f"{name} = {value!r} is of the wrong kind; {name} is {kind_in_words(kind)}") from error
+
+
+def literal(text: str) -> object:
+    """A value as TOML writes it; what TOML cannot read is text."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
 
 
 def kind_in_words(kind: Any) -> str:

@@ -1,6 +1,7 @@
 """Options of the command line, made from the fields of dataclasses (`cxrdali.setting`)."""
 
 import itertools
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any, get_type_hints
@@ -14,12 +15,12 @@ _TYPES: dict[type, click.ParamType] = {int: click.INT, float: click.FLOAT, str: 
 
 
 class Texts(click.ParamType):
-    """Texts with commas between them; nothing is an empty list."""
+    """Texts with commas between them, those in parentheses aside; nothing is an empty list."""
 
     name = "list"
 
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> tuple[str, ...]:
-        given = value.split(",") if isinstance(value, str) else value
+        given = re.split(r",(?![^(]*\))", value) if isinstance(value, str) else value
         return tuple(each.strip() for each in given if each.strip())
 
 

@@ -1,7 +1,6 @@
 """What `cxrdali study`, `cxrdali paper` and `cxrdali loss-design` share: options, the plan as a table, doing it."""
 
 import functools
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from cli.options import folders, jobs
 from cli.options.fields import Choice, field_options, filled
 from cli.options.folders import FOLDER
 from cli.options.imports import quick_imports
-from cli.options.scores import aligned
+from cli.options.plans import as_set, show_plan
 from cli.options.training import end, file_option
 from cxrdali.studies.options import StudyOptions
 from shards.words import choices, counted
@@ -85,7 +84,7 @@ def do(command: str | None, name: str, given: Mapping[str, Any], full: Callable 
     study, demo = open_study(name), given["scale"] == "demo"
     command = command or study.source.path.stem
     out = folder_of(command, given["out"], given["data"], demo)
-    packs = {"": None} if demo else open_packs(command, out, study, given["data"], None)
+    packs = dict.fromkeys(study.demo or ("",)) if demo else open_packs(command, out, study, given["data"], None)
     study = of_each_pack(study, list(packs))
     known = recipes.load(given["file"] or recipe_file(study, demo))
     every = expand(spelled_out(study, demo), known, many=bool(given.get("many")))
@@ -129,20 +128,23 @@ def overrides(given: tuple[str, ...], known: Mapping, tables: Sequence[str] = ()
 
 
 def demo_sizes(study, known: Mapping, options) -> list[int]:
-    """Those of every demo recipe, whichever are trained: the data must be the same next time. And larger ones.
+    """Those of every demo recipe, or run of a study without these, whichever are trained: the data must be the same
+    next time. And larger ones.
 
     known: recipes by name; options: the study's.
     """
     from cxrdali.runs import recipes
     from cxrdali.studies.expand import chosen, expand, recipe_file, spelled_out
 
-    file, given, whole = recipe_file(study, True), options.overrides, spelled_out(study, True)
-    stored = {recipe.settings["size"] for recipe in recipes.read(file).values()} if study.recipes.demo else set()
+    given, whole = options.overrides, spelled_out(study, True)
     runs = expand(whole, known, many=True)
-    every = {name: run.recipe for name, run in runs.items()}
-    for name in recipes.in_order(every, chosen(whole, runs, options.models)):
+    every, stored = {name: run.recipe for name, run in runs.items()}, set()
+    if study.recipes.demo:
+        stored = {recipe.settings["size"] for recipe in recipes.read(recipe_file(study, True)).values()}
+    for name in recipes.in_order(every, chosen(whole, runs, options.models) if stored else list(runs)):
         settings = every[name].resolve(Path(), {**given.get("", {}), **given.get(name, {})})[0]
-        stored |= {settings.data.size} if settings.data.size > max(stored, default=0) else set()
+        sizes = {each.size for each in settings.segments}
+        stored |= {size for size in sizes if size > max(stored)} if study.recipes.demo else sizes
     return sorted(stored)
 
 
@@ -163,13 +165,18 @@ def open_packs(command: str, out: Path, study, data, demo: list[int] | None) -> 
     if demo is not None:
         claim(out, f".cxrdali-{command}-demo")
         with one_by_one(out / ".packing.lock"):
-            return {"": synthetic_pack(out, DEMO_STUDIES, demo)}
+            if not study.demo:
+                return {"": synthetic_pack(out, DEMO_STUDIES, demo)}
+            return {name: synthetic_pack(out, DEMO_STUDIES, demo, (name, place)) for name, place in study.demo.items()}
     given = folders.open_packs(data) if data or not study.packs else {}
     unknown = [name for name in given if study.packs and name not in study.packs]
     if unknown:
         known = choices(unknown[0], study.packs, "the study has")
         raise click.UsageError(f"--data {given[unknown[0]].root}: no pack {unknown[0]!r}; {known}, as NAME=PATH")
     named = {name: path for name, path in study.packs.items() if name not in given}
+    if missing := [name for name, path in named.items() if not path]:
+        each = " ".join(f"--data {name}=PACK" for name in missing)
+        raise click.UsageError(f"{study.source.path.stem} is a study of several packs; give {each}, or --scale demo")
     return {**_opened(study.source.path.parent, named), **given} if named else given
 
 
@@ -203,13 +210,13 @@ def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
     started, book = time.perf_counter(), Book(out)
     steps = only(plan.steps, given["only"]) if given.get("only") else plan.steps
     if given.get("dry_run"):
-        _show(plan, book, steps)
+        show_plan(plan, book, steps)
         return
     for note in plan.notes:
         click.echo(f"note: {note}")
     if plan.problems:
         more = f" (and {counted(len(plan.problems) - 1, 'more problem')}: --dry-run)" if len(plan.problems) > 1 else ""
-        raise UserError(_as_set(plan.problems[0]) + more)
+        raise UserError(as_set(plan.problems[0]) + more)
     changed = changed_data(book.plan(steps))
     if changed and not given.get("new_data"):
         raise UserError(f"{out}: {changed}; give another --out, or --new-data to do everything again")
@@ -227,7 +234,8 @@ def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
         name, line = next(iter(done.failed.items()))
         others = f", and {counted(len(done.failed) - 1, 'other step')}" if len(done.failed) > 1 else ""
         waits = f"; {counted(len(done.blocked), 'step')} that need what failed were not done" if done.blocked else ""
-        raise UserError(f"{out}: {name} failed{others}: {_as_set(line)}{waits}")
+        shown = _show_what_there_is(out, plan, done.blocked)
+        raise UserError(f"{out}: {name} failed{others}: {as_set(line)}{waits}{shown}")
     when = (
         "are done" if shared or done.done == len(steps) else "were done before" if not done.done
         else f"are done, {done.done} of them now"
@@ -237,94 +245,10 @@ def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
     click.echo(f"\n{out}: all {len(steps)} steps {when}, {took}{page}")
 
 
-def _as_set(text: str) -> str:
-    """An error of the trainer names options of `cxrdali train`: say how they are given here."""
-    from cxrdali.runs.settings import names
-
-    options = [
-        word
-        for word in re.findall(r"(?<!\S)--([a-z][a-z-]+)", text)
-        if word.replace("-", "_") in names().all() and word != "init"
-    ]
-    names = {word: word.replace("-", "_") for word in options if word != "labels"}
-    return text + "".join(f" (here --set {name}=... for --{word})" for word, name in names.items())
-
-
-def _show(plan, book, steps) -> None:
-    from cxrdali.report.kit.numbers import storage
-    from cxrdali.studies.estimate import epoch_images, hours, kind, measure
-
-    reasons, rates, rows, total, disk, unmeasured, open_end = book.plan(steps), {}, [], 0.0, 0, [], False
-    reasons = {step.name: reasons.get(step.name) for step in plan.steps}
-    names = {step.name for step in steps}
-    models = {name: each for name, each in plan.models.items() if f"train {name}" in names}
-    for name, (settings, about) in models.items():
-        images, final = epoch_images(plan, name)
-        chooser = settings.data.oversample_from and Path(settings.data.oversample_from).name
-        final = final and not reasons.get(f"train {chooser}")  # its AP will be another one
-        left = _epochs_left(settings.optimizer.epochs, book.root / "runs" / name, reasons[f"train {name}"])
-        if kind(settings) not in rates:
-            click.echo(f"measuring {settings.model.arch} at {settings.data.size} px ...", err=True)
-            try:
-                rates[kind(settings)] = measure(settings, plan.bases[name].dataset)
-            except Exception as error:  # a size that is not stored, a full GPU: the plan still shows
-                click.echo(f"{name}: not measured ({(str(error) or repr(error)).splitlines()[0]})", err=True)
-                rates[kind(settings)] = None
-        rate = rates[kind(settings)]
-        if rate is None:
-            cost = ("-",) * 5
-            unmeasured.append(name)
-        else:
-            training, predicting = hours(plan, name, rate, left, reasons)
-            total, disk = total + training + predicting, disk + rate.disk
-            cost = (f"{rate.trained:,.1f}", f"{rate.predicted:,.1f}", f"{rate.disk / 1e9:.2g}",
-                    _hours(training), _hours(predicting))  # fmt: skip
-        open_end |= not final
-        start = about["starts_from"] or ("weights" if settings.model.pretrained else "scratch")
-        rows.append((
-            name, reasons[f"train {name}"] or "done", start, f"{settings.data.size}", f"{settings.optimizer.batch}",
-            f"{images:,}{'' if final else ' +'}", f"{left} of {settings.optimizer.epochs}", *cost,
-        ))  # fmt: skip
-    columns = ("model", "state", "starts from", "size", "batch", "images/epoch", "epochs left", "train img/s",
-               "predict img/s", "GB", "train h", "predict h")  # fmt: skip
-    click.echo(aligned([columns, *rows], left=range(len(columns))))
-    if open_end:
-        click.echo("+ and the images that oversampling doubles, known once the model whose AP decides is trained")
-    first = next(iter(plan.bases.values()))
-    splits = ", ".join(f"{name} {len(rows):,}" for name, rows in first.splits.items())
-    without = f" without {', '.join(unmeasured)}" if unmeasured else ""
-    click.echo(f"{counted(len(first.train_rows), 'image')} to train; predicted: {splits}")
-    click.echo(f"about {_hours(total)} h in all{without}; runs take {storage(disk)} of disk{without}")
-    others = [step.name for step in steps if not step.folder]
-    for line in _grouped([(name, reasons[name] or "done") for name in others]):
-        click.echo(f"  {line}")
-    for text in plan.notes:
-        click.echo(f"note: {text}")
-    for text in plan.problems:
-        click.echo(f"problem: {_as_set(text)}")
-
-
-def _grouped(steps: list[tuple[str, str]]) -> list[str]:
-    """Steps that differ in their last word alone, the split, on one line if the reason is the same."""
-    from itertools import groupby
-
-    lines = []
-    for (stem, reason), group in groupby(steps, key=lambda step: (step[0].rpartition(" ")[0], step[1])):
-        last = ", ".join(name.rpartition(" ")[2] for name, _ in group)
-        lines.append(f"{stem} {last}: {reason}".lstrip())
-    return lines
-
-
-def _epochs_left(epochs: int, run: Path, reason: str | None) -> int:
-    """From the run's metrics, if it continues and does not begin anew: reading its state would take seconds a model."""
-    from cxrdali.runs.steps import CONTINUES, TAKEN
-
-    if reason is None:
-        return 0
-    path = run / "metrics.csv"
-    done = len(path.read_text().splitlines()) - 1 if reason in (CONTINUES, TAKEN) and path.exists() else 0
-    return max(0, epochs - max(0, done))
-
-
-def _hours(value: float) -> str:
-    return f"{value:.1f}" if value >= 0.1 else f"{value:.2g}"
+def _show_what_there_is(out: Path, plan, blocked: Sequence[str]) -> str:
+    """Make the page of what did not fail, not as the step that it is: that is done when all is there."""
+    last = plan.steps[-1]
+    if last.name not in blocked or plan.record.get("roles") or not plan.record:  # the papers' pages are of all models
+        return ""
+    last.do()
+    return f"; {out / 'report.html'} and table.md have what there is"

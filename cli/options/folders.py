@@ -31,10 +31,10 @@ OUTPUT = Output(path_type=Path, dir_okay=False)
 
 
 class Place(click.Path):
-    """A local folder (or file), or the address of one in a bucket or on a server: s3://bucket/folder."""
+    """A local folder (or file; None: either), or the address of one in a bucket or on a server: s3://bucket/folder."""
 
-    def __init__(self, folder: bool = True):
-        super().__init__(path_type=Path, file_okay=not folder, dir_okay=folder)
+    def __init__(self, folder: bool | None = True):
+        super().__init__(path_type=Path, file_okay=not folder, dir_okay=folder is not False)
 
     def convert(self, value, param, context):
         found = place(value)
@@ -176,8 +176,8 @@ def cache_options(command):
 
 
 def label_folders_option(help: str):
-    """--labels DIR, as often as there are releases."""
-    return click.option("--labels", "label_folders", multiple=True, type=Place(), metavar="DIR", help=help)
+    """--labels DIR, as often as there are releases, and tables that belong to one."""
+    return click.option("--labels", "label_folders", multiple=True, type=Place(None), metavar="DIR|FILE", help=help)
 
 
 def _data(metavar: str, several: str = ""):

@@ -43,21 +43,38 @@ def say_dry_run(settings, dataset, out: Path, recipe: dict | None = None) -> Non
     if found is None:
         click.echo(f"{out}: is finished; nothing is left to train")
         return
-    left = "" if found.epochs == found.planned else f" are left of {found.planned}"
-    at_most = "at most " if settings.optimizer.patience else "about "
-    training, validation = found.training_seconds, found.validation_seconds
-    click.echo(
-        f"{counted(found.epochs, 'epoch')} of {counted(found.steps_per_epoch, 'step')}{left}, "
-        f"{counted(found.steps, 'step')} in all: {at_most}{duration(training + validation)} ({duration(training)} "
-        f"training, {duration(validation)} validation), measured over {counted(found.measured, 'step')} of "
-        f"{duration(found.step_seconds)}"
-    )
+    for each in found.sizes:
+        click.echo(_size_words(each, settings))
+    if found.later:
+        total = sum(each.training_seconds + each.validation_seconds for each in found.sizes)
+        click.echo(f"{counted(len(found.sizes), 'size')} in all: {_at_most(settings)}{duration(total)}")
     if found.cached:
         click.echo("features of the frozen backbone are computed once: that is nearly all of the time")
     whose = "of the GPU (torch's; DALI's come on top)" if found.on_gpu else "of this process"
+    memory = max(each.memory_bytes for each in found.sizes)
     click.echo(
         f"disk: about {storage(found.disk_bytes)} in {out}, twice as much while it is saved; memory: "
-        f"{storage(found.memory_bytes)} {whose} at the peak; nothing was written"
+        f"{storage(memory)} {whose} at the peak; nothing was written"
+    )
+
+
+def _at_most(settings) -> str:
+    return "at most " if settings.optimizer.patience else "about "
+
+
+def _size_words(found, settings) -> str:
+    """Hours of the epochs of one size, where a schedule has several with the size in front."""
+    with quick_imports():
+        from cxrdali.report.kit.numbers import duration
+
+    size = f"{found.segment.size} px, batch {found.segment.batch}: " if settings.data.schedule else ""
+    left = "" if found.epochs == found.segment.epochs else f" are left of {found.segment.epochs}"
+    training, validation = found.training_seconds, found.validation_seconds
+    return (
+        f"{size}{counted(found.epochs, 'epoch')} of {counted(found.steps_per_epoch, 'step')}{left}, "
+        f"{counted(found.steps, 'step')} in all: {_at_most(settings)}{duration(training + validation)} "
+        f"({duration(training)} training, {duration(validation)} validation), measured over "
+        f"{counted(found.measured, 'step')} of {duration(found.step_seconds)}"
     )
 
 

@@ -44,5 +44,11 @@ def augmented(
     decided = {name: sent(values, device) for name, values in made.items()}
     images = images.to(device, non_blocking=True)
     for each in in_order(augment):
-        images = each.on_device(images, decided)
+        places = each.touched(made)
+        if places is None:
+            images = each.on_device(images, decided)
+        elif len(places):  # known here, so that the device is not asked how many there are
+            at = sent(places, device)
+            part = {name: decided[name][at] for name in each.decides}
+            images = images.index_copy(0, at, each.on_device(images[at], part))
     return images

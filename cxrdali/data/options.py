@@ -1,16 +1,20 @@
 """Options of data: how it is split, targeted, ordered, augmented and sampled; and options of the loader."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from cxrdali.data.augment import CUTOUTS, FLIPS
+from cxrdali.data.augment.presets import PRESETS
+from cxrdali.data.augment.written import canonical as canonical_augmentation
+from cxrdali.data.label_weight import canonical as canonical_weight
 from cxrdali.data.mix import canonical as canonical_mix
 from cxrdali.data.order import ORDERS
 from cxrdali.data.sampler import SAMPLERS, Sampler
+from cxrdali.data.schedule import FORM
 from cxrdali.data.uncertain import UNCERTAIN, canonical, smoothed
 from cxrdali.registry import choice
 from cxrdali.runtime.limits import default_threads
 from cxrdali.runtime.options import DECODE
-from cxrdali.setting import Legal, at_least, check, from_zero_below, one_of, setting
+from cxrdali.setting import Legal, at_least, check, from_zero_below, one_of, setting, spelled
 from shards.dataset.synonyms import FindingsMap
 from shards.errors import UserError
 
@@ -85,6 +89,11 @@ class FoldOptions:
             raise UserError("fold-rule catalog: has neither a fold-seed nor stratify; leave these out")
 
     @property
+    def shares_patients(self) -> bool:
+        """Whether several packs have the same patients."""
+        return False
+
+    @property
     def how(self) -> str:
         """What is not the default in how images are divided, to follow "fold 0 of 5": "", or ", stratified"."""
         words = (
@@ -109,6 +118,22 @@ class DataSettings(FoldOptions):
 
     labels: str | None = setting(None, "Label release.", otherwise="the dataset's first", metavar="NAME")
     size: int = setting(help="Side of the images in pixels.", legal=at_least(1), otherwise="the stage's")
+    schedule: str | None = setting(
+        None,
+        "Several sizes in one run, from small to large: 224x10@256,320x10@128 is 10 epochs at 224 px in batches of "
+        "256, then 10 at 320 px. --size and --batch are the last one's. Without @BATCH: --batch; without that too the "
+        "stages' (224 px 256, 320 px 128, 512 px 48).",
+        otherwise="one size",
+        metavar=FORM,
+        before=None,
+    )
+    grow_from: float = setting(
+        1.0,
+        "With --schedule: the share of dropout and drop-path that the first size has, 0 to 1. It grows by equal steps "
+        "from size to size, and the last has all of it (as in EfficientNetV2's progressive learning).",
+        Legal(lambda value: 0 <= value <= 1, "0 to 1"),
+        before=1.0,
+    )
     uncertain: str = setting(
         "negative",
         "What -1 counts as: negative, positive, ignore (blanks stay negative), ignore-all (blanks are ignored too), "
@@ -123,18 +148,56 @@ class DataSettings(FoldOptions):
         from_zero_below(1),
         before=0.0,
     )
+    label_weight: str | None = setting(
+        None,
+        "How much labels count in the training loss, 1 being all they do: 0.3, or of several packs B=0.3, as for "
+        "pseudo-labels. Class counts and metrics go without it.",
+        Legal(lambda value: True, "a weight", read=canonical_weight),
+        otherwise="1",
+        metavar="NUMBER|PACK=NUMBER,...",
+        before=None,
+    )
     order: str = setting(
         "global", "windowed: a few shards at a time, for data larger than memory on slow disks.", one_of(ORDERS)
     )
-    flips: str = setting("both", "Along which axes images are mirrored, each with probability 0.5.", one_of(FLIPS))
+    augment_preset: str | None = setting(
+        None,
+        "Flips, cutout and all other augmentation at once; options given beside it count more. paper: both flips and "
+        "cutout (Yamagishi & Hanaoka 2023); mild: one flip and weak changes of place and gray levels, as the winner of "
+        "CXR-LT 2026; none: images stay as they are (docs/recipes.md).",
+        replace(one_of(PRESETS), sets=PRESETS),
+        otherwise="mirrored left to right alone",
+        before=None,
+    )
+    flips: str = setting(
+        "horizontal", "Along which axes images are mirrored, each with probability 0.5.", one_of(FLIPS)
+    )
     cutout: str = setting(
-        "fixed",
+        "off",
         "fixed: five squares of 5 % of the side, clipped at the border; published: the same, whole at the top and left "
         "border (Yamagishi & Hanaoka 2023); random: one to five of up to 5 %.",
         one_of(CUTOUTS),
     )
     augment: tuple[str, ...] = setting(
-        (), "Further augmentations by name, from plugins or cxrdali/data/augment.", otherwise="none", metavar="NAMES"
+        (),
+        'Further augmentations, with parameters of their own if they need any: "affine(degrees=10, p=0.3), clahe" '
+        "(docs/recipes.md lists them; plugins add to them).",
+        Legal(lambda value: True, "augmentations", read=lambda given: tuple(map(canonical_augmentation, given))),
+        otherwise="none",
+        metavar="NAMES",
+    )
+    mixup: float = setting(
+        0.0,
+        "Blend neighbours of a batch, and their targets, by a share from Beta(mixup, mixup); 0: do not.",
+        from_zero_below(100),
+        before=0.0,
+    )
+    cutmix: float = setting(
+        0.0,
+        "Exchange a square between neighbours of a batch, whose area is a share from Beta(cutmix, cutmix), and blend "
+        "their targets by it; with mixup too, each is done to half of the pairs.",
+        from_zero_below(100),
+        before=0.0,
     )
     findings: str | None = setting(
         None,
@@ -200,6 +263,8 @@ class DataSettings(FoldOptions):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.grow_from != 1 and self.schedule is None:
+            raise UserError(f"grow-from {self.grow_from:g}: one size has nothing to grow with; give --schedule too")
         if self.same_patients and (self.stratify or self.fold_rule == "catalog"):
             raise UserError(
                 "same-patients: only ids put a patient of two packs into one fold of both; leave out stratify and "
@@ -219,10 +284,15 @@ class DataSettings(FoldOptions):
             raise UserError(f"oversampling by AP needs {missing} decides; give both")
 
     @property
+    def shares_patients(self) -> bool:
+        return self.same_patients is not None
+
+    @property
     def soft_targets(self) -> str:
         """Which settings give the training loss targets between 0 and 1, as the command line spells them; "" if none
         does."""
-        words = [f"label-smoothing {self.label_smoothing:g}"] * (self.label_smoothing > 0)
+        names = ("label_smoothing", "mixup", "cutmix")
+        words = [f"{spelled(name)} {getattr(self, name):g}" for name in names if getattr(self, name) > 0]
         return " and ".join([*words, *(f"uncertain {name}" for name in smoothed(self.uncertain))])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from shards.randomness import permutation
 
 # Streams of one seed: kind in the upper half, epoch in the lower. shards.packing.plan uses stream 0.
-ROWS, SHARDS, AUGMENT, DRAWS = 1, 2, 3, 4
+ROWS, SHARDS, AUGMENT, DRAWS, NOISE = 1, 2, 3, 4, 5
 MIX = 16  # and the next ones, one for each pack
 ORDERS = ("global", "windowed")
 Windows = list[tuple[int, np.ndarray]]  # first position of each, ascending from 0, and its shards

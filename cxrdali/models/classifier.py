@@ -16,8 +16,11 @@ from torch.nn import functional
 
 from cxrdali.models import architectures  # noqa: F401  it names networks
 from cxrdali.models.checkpoint_file import first_line
+from cxrdali.models.head import HEADS
 from cxrdali.models.identity import identity_of
+from cxrdali.models.map_head import MapHead, flat
 from cxrdali.models.options import ModelOptions
+from cxrdali.models.pooling import attach_pool
 from cxrdali.models.probe import Seen, look
 from cxrdali.models.weights import resampled
 from cxrdali.runtime.device import exact_products
@@ -68,15 +71,17 @@ class Classifier(nn.Module):
     @property
     def heads(self) -> tuple[nn.Module, ...]:
         """The backbone's classifiers: timm's own, and what else has rows per finding (VOLO's auxiliary one)."""
-        found = _flat(self.backbone.get_classifier())
+        found = flat(self.backbone.get_classifier())
         known = {id(self.backbone), *(id(inner) for head in found for inner in head.modules())}
         owners = dict.fromkeys(self.backbone.get_submodule(key.rpartition(".")[0]) for key in self.finding_keys)
         return (*found, *(owner for owner in owners if id(owner) not in known))
 
     def to_train(self, frozen: bool) -> None:
-        """The mode of training steps. frozen: the backbone stays in evaluation mode, norms inside a classifier too."""
+        """The mode of training steps. frozen: the backbone stays in evaluation mode, norms in its classifier too."""
         self.train(not frozen)
         for head in self.heads:
+            if isinstance(head, MapHead):
+                head.train()  # none of its layers came with the backbone
             head.training = True  # of this module alone: its dropout (`_wide`)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
@@ -110,12 +115,6 @@ class Classifier(nn.Module):
 
     def _scaled(self, logits: torch.Tensor) -> torch.Tensor:
         return logits if self.logit_scale == 1 else logits * self.logit_scale
-
-
-def _flat(found: Any) -> tuple[nn.Module, ...]:
-    """Distilled models have two classifiers, others one for each of their stages."""
-    several = isinstance(found, (tuple, list, nn.ModuleList))
-    return tuple(each for inner in found for each in _flat(inner)) if several else (found,)
 
 
 def _wide(head: nn.Module, *arguments: Any, **named: Any) -> torch.Tensor:
@@ -155,7 +154,10 @@ def create(options: ModelOptions, num_findings: int, kind: type[Classifier] = Cl
     backbone = _backbone(options, num_findings)
     if not hasattr(backbone, "get_classifier"):
         raise UserError(f"{options.arch!r} is an encoder that has no classifier; use another --arch")
-    options.head.attach(backbone, num_findings)
+    try:
+        _attach(backbone, options, num_findings)
+    except ValueError as error:
+        raise _refusal(options, num_findings, error) from error
     mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     if options.norm == "weights":
         mean, std = tuple(backbone.pretrained_cfg["mean"]), tuple(backbone.pretrained_cfg["std"])
@@ -195,6 +197,13 @@ def _backbone(options: ModelOptions, num_findings: int) -> Any:
             _checkpoint(backbone, options.arch)
     except UserError:
         raise
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        raise UserError(
+            f"drop-path {options.drop_path}: {options.arch!r} has no residual branches to leave out (timm's "
+            "drop_path_rate); leave it out, or give --dropout, or another --arch"
+        ) from error
     except Exception as error:  # timm and its hub raise their own kinds for a missing network, file or tag
         fault = _fault(options, num_findings) if options.pretrained else error
         if fault is None:
@@ -210,7 +219,14 @@ def _arguments(options: ModelOptions, num_findings: int) -> dict[str, Any]:
     """Of timm's model, beside `pretrained`; it resamples most position embeddings to `img_size`."""
     config = timm.get_pretrained_cfg(options.arch, allow_unregistered=True)
     sized = {"img_size": options.size} if config is not None and config.fixed_input_size else {}
-    return {"num_classes": num_findings, "in_chans": 3, **sized}
+    deep = {"drop_path_rate": options.drop_path} if options.drop_path else {}
+    return {"num_classes": num_findings, "in_chans": 3, **sized, **deep}
+
+
+def _attach(backbone: Any, options: ModelOptions, num_findings: int) -> None:
+    options.head.attach(backbone, num_findings)
+    if options.pool != "own":
+        attach_pool(backbone, options.pool, options.gem_p, num_findings)
 
 
 def _outline(options: ModelOptions, num_findings: int) -> Any:
@@ -218,7 +234,7 @@ def _outline(options: ModelOptions, num_findings: int) -> Any:
 
     def built() -> Any:
         backbone = timm.create_model(options.arch, **_arguments(options, num_findings))
-        options.head.attach(backbone, num_findings)
+        _attach(backbone, options, num_findings)
         return backbone
 
     with torch.random.fork_rng([]):
@@ -244,12 +260,19 @@ def _refusal(options: ModelOptions, num_findings: int, error: Exception) -> User
     """Names the nearest size that the network takes, if there is one."""
     config = timm.get_pretrained_cfg(options.arch, allow_unregistered=True)
     sizes = {*SIZES, *(config.input_size[1:] if config else ())} - {options.size}
+    plain, said = replace(options, head=HEADS["linear"](), pool="own"), first_line(error)
+    of_head = plain != options and _fault(plain, num_findings) is None
+    if of_head:  # it may see one place alone, and several of a larger image
+        sizes = {2 * options.size, 4 * options.size}
     for size in sorted(sizes, key=lambda size: abs(size - options.size)):
         if _fault(replace(options, size=size), num_findings) is None:
-            return UserError(
-                f"{options.arch!r} cannot take {options.size} px ({first_line(error)}); use another --size, as {size}"
-            )
-    return UserError(f"{options.arch!r} is no classifier of images ({first_line(error)}); use another --arch")
+            return UserError(f"{options.arch!r} cannot take {options.size} px ({said}); use another --size, as {size}")
+    if of_head:
+        what = f"head {options.head.name}" if options.pool == "own" else f"pool {options.pool}"
+        others = "" if _fault(replace(plain, head=HEADS["cosine"]()), num_findings) else " or cosine"
+        instead = f"--head linear{others}" if options.pool == "own" else "--pool own"
+        return UserError(f"{what}: {options.arch!r} has no place for it ({said}); use {instead}, or another --arch")
+    return UserError(f"{options.arch!r} is no classifier of images ({said}); use another --arch")
 
 
 def _checkpoint(backbone: Any, arch: str) -> None:

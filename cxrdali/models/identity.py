@@ -16,13 +16,14 @@ IN_THE_RUN = "give the run that these weights belong to with --run"  # what to d
 
 def identity_of(options: ModelOptions, mean: tuple, std: tuple) -> dict[str, str]:
     """Entries of a weights file's metadata. mean, std: of the pixels' channels, on a scale of 0 to 1."""
+    pool = {} if options.pool == "own" else {"pool": options.pool}
     return {
         "arch": options.arch,
         "size": str(options.size),
         "norm": options.norm,
         "mean": json.dumps(mean),
         "std": json.dumps(std),
-        "head": json.dumps(options.head.as_json(), sort_keys=True),
+        "head": json.dumps({**options.head.as_json(), **pool}, sort_keys=True),
         "logit_scale": repr(options.logit_scale),
     }
 

@@ -4,11 +4,12 @@ from dataclasses import dataclass, field
 
 from cxrdali.models.head import HEADS, Head
 from cxrdali.registry import choice
-from cxrdali.setting import check, from_zero_below, one_of, setting
+from cxrdali.setting import above, check, from_zero_below, one_of, setting
 from shards.errors import UserError
 from shards.words import choices
 
 NORMS = ("imagenet", "weights")
+POOLS = ("own", "avg", "max", "gem")
 # keys of `cxrdali.models.tta.TTA`
 TTAS = ("none", "hflip", "flips", "light", "medium", "sulake-light", "sulake-medium")
 
@@ -31,10 +32,25 @@ class ModelSettings:
     head: Head = choice(
         HEADS,
         "linear",
-        "The classifier: linear is timm's own, cosine has normalised features and weights (Cao et al.).",
+        "The classifier: linear is timm's own, cosine has normalised features and weights (Cao et al.); csra and "
+        "ml-decoder look at the places of the last feature map (Zhu & Wu; Ridnik et al.).",
     )
+    pool: str = setting(
+        "own",
+        "How a feature map becomes the vector that a linear or cosine head sees: the network's own way, mean, maximum, "
+        "or a generalised mean whose exponent is trained (GeM, Radenovic et al.).",
+        one_of(POOLS),
+        before="own",
+    )
+    gem_p: float = setting(3.0, "First exponent of --pool gem: 1 is the mean.", above(0, at_most=100), before=3.0)
     dropout: float = setting(
         0.0, "Share of the classifier's inputs that each training step sets to 0.", from_zero_below(1), before=0.0
+    )
+    drop_path: float = setting(
+        0.0,
+        "Stochastic depth: up to this share of an image's residual branches is left out in each training step.",
+        from_zero_below(1),
+        before=0.0,
     )
     new_head: bool = setting(False, "Do not take the classifier from --init.")
     frozen: bool = setting(False, "Train the classifier alone, on a backbone in evaluation mode.")
@@ -43,8 +59,12 @@ class ModelSettings:
         check(self)
         if self.new_head and self.init is None:
             raise UserError("new-head: only weights of --init have a classifier that could be left out; give --init")
+        if self.pool != "own" and self.head.pools:
+            raise UserError(f"pool {self.pool}: the head {self.head.name} sees the map itself; use --pool own")
         if self.frozen and self.init is None and not self.pretrained:
             raise UserError("frozen: a backbone from scratch would stay random; give the run to start from with --init")
+        if self.frozen and self.drop_path:
+            raise UserError(f"drop-path {self.drop_path}: a frozen backbone leaves nothing out; give one or the other")
 
 
 @dataclass(frozen=True)
@@ -53,7 +73,8 @@ class ModelOptions:
 
     arch: a timm name; size: side of the images in pixels; pretrained: start from timm's weights; norm: mean and std of
     ImageNet or those that the weights were trained with; logit_scale: factor of the classifier's output (`Loss`);
-    dropout: share of the classifier's inputs that training sets to 0;
+    dropout: share of the classifier's inputs that training sets to 0; pool, gem_p: what is before a linear classifier;
+    drop_path: timm's drop_path_rate;
     channels_last: memory format of activations and weights; checkpointing: compute activations again in the backward
     pass instead of keeping them.
     """
@@ -67,6 +88,9 @@ class ModelOptions:
     checkpointing: bool = False
     head: Head = field(default_factory=lambda: HEADS["linear"]())
     dropout: float = 0.0
+    pool: str = "own"
+    gem_p: float = 3.0
+    drop_path: float = 0.0
 
     def __post_init__(self):
         if self.norm not in NORMS:

@@ -46,7 +46,7 @@ def look(model: "Classifier", num_findings: int) -> Seen:
     ]  # fmt: skip
     try:
         with torch.random.fork_rng([]):
-            for key in kept:
+            for key in (key for key in kept if own[key].is_floating_point()):
                 own[key].uniform_(0.1, 1)  # a new classifier may be all zero, and zeros agree with anything
             model.eval()
             logits, inputs = model.inputs(images)

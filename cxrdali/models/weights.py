@@ -18,6 +18,7 @@ from cxrdali.models.fusion_options import PLACE
 from cxrdali.models.namings import as_in_timm, prefixes
 from cxrdali.predictions import first_of
 from shards.errors import UserError
+from shards.words import counted
 
 if TYPE_CHECKING:
     from cxrdali.models.classifier import Classifier
@@ -55,10 +56,16 @@ def load_initial(
         state = {key: value for key, value in state.items() if not key.startswith(head)}
         state |= {key: value for key, value in own.items() if key.startswith(head)}
         refused = refused or said_of_head
+        if new_head and "findings" in about:
+            said_of_head = _other_findings(tuple(about["findings"].split("\n")), findings)
     else:
         if "findings" in about:
-            _match_findings(model, state, tuple(about["findings"].split("\n")), findings, path)
+            _match_findings(model, state, tuple(about["findings"].split("\n")), findings, path, to_predict)
         factor = float(about.get("logit_scale", 1)) / model.logit_scale
+        if factor != 1 and not model.options.head.scales:
+            name = model.options.head.name
+            said_of_head = f"its logits are {factor:g} times those here: the head {name} has no weights to scale them"
+            refused = refused or said_of_head
         state |= {key: state[key] * factor for key in output_keys(model) if factor != 1 and key in state}
     state = {key: value for key, value in state.items() if not key.endswith(COUNTERS) or key in own}
     state |= {key: value for key, value in own.items() if key.endswith(COUNTERS) and key not in state}
@@ -211,16 +218,29 @@ def _check_fit(model: "Classifier", state: dict, about: dict[str, str], path: Pa
     raise UserError(f"{path}: {', '.join(words)}; {fitting:,} of {len(own):,} tensors fit {arch}; {fix}")
 
 
+def _other_findings(stored: tuple[str, ...], wanted: tuple[str, ...]) -> str:
+    """Of weights whose classifier is left out: what it was of and what the new one is of; "" if of the same."""
+    lacking, added = (
+        [name for name in one if name not in other] for one, other in ((stored, wanted), (wanted, stored))
+    )
+    words = [f"only {where}: {first_of(names)}" for where, names in (("there", lacking), ("here", added)) if names]
+    its = f"its classifier is of {counted(len(stored), 'finding')}, the new one of {len(wanted)}"
+    return f"{its} ({'; '.join(words)})" if words else ""
+
+
 def _match_findings(
-    model: "Classifier", state: dict, stored: tuple[str, ...], wanted: tuple[str, ...], path: Path
+    model: "Classifier", state: dict, stored: tuple[str, ...], wanted: tuple[str, ...], path: Path, to_predict: bool
 ) -> None:
     differing = sorted(set(stored) ^ set(wanted))
     if differing:
         where = "these weights" if differing[0] in stored else "the dataset's labels"
+        fix = (
+            "leave its classifier out with --new-head, or train on the same --labels (several packs: in the same "
+            "order, since the first spells a finding)"
+        )
         raise UserError(
             f"{path}: finding {differing[0]!r} (and {len(differing) - 1} more) is only in {where}; "
-            "train on the same --labels (several packs: in the same order, since the first spells a finding), or start "
-            "from other weights"
+            + (identity.IN_THE_RUN if to_predict else fix)
         )
     places = torch.tensor([stored.index(name) for name in wanted])
     for key in model.finding_keys:

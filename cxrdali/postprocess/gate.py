@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from cxrdali import predictions as tables
+from cxrdali.postprocess.options import STRENGTH
 from cxrdali.predictions import Kind, Predictions
 from shards.errors import UserError
 from shards.words import choices
-
-STRENGTH = 0.5  # the first place's
 
 
 def apply(path: Path, normal: str, strength: float = STRENGTH) -> Predictions:

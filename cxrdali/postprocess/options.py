@@ -9,6 +9,7 @@ from shards.words import choices
 
 POOLINGS = ("mean", "geometric", "rank")  # keys of `cxrdali.predictions.METHODS`
 SHARED = "temperature"  # one map for all findings
+STRENGTH = 0.5  # of normal gating, the first place's of CXR-LT 2026
 CALIBRATIONS = (SHARED, "per-finding-temperature", "platt", "isotonic")
 STRATEGIES = ("f1", "precision=P", "recall=R", "prevalence")  # of thresholds; P and R are numbers
 

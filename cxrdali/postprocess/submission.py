@@ -1,11 +1,10 @@
 """A challenge's submission: predictions in the form of its template, zipped with the code; checked by reading it back.
 
-The template is a CSV: first the image id (dicom_id, ImageID ...), then findings. Other columns are copied unchanged.
+The template is a CSV: first the image id (dicom_id, ImageID ...), then findings. Other columns are copied unchanged. Of
+a challenge whose form is known (`forms`) none is needed; one that is given says which images, and in which order.
 """
 
-import contextlib
 import csv
-import gzip
 import io
 import os
 import zipfile
@@ -15,33 +14,25 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import pandas as pd
 
 from cxrdali import predictions as tables
-from cxrdali.data.splits import released_rows
+from cxrdali.postprocess.forms import PREDICTIONS, Form
+from cxrdali.postprocess.template import Template, filled_in, in_form, read_template
 from cxrdali.predictions import Kind, Predictions, first_of
-from shards.dataset.labels import Labels
-from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
-from shards.storage.csv import read_table
-from shards.storage.files import open_regular, write_bytes
+from shards.storage.files import write_bytes
 
-NAME = "predictions.csv"
-# Columns of the CXR-LT releases that are no findings
-COPIED = (
-    "subject_id", "study_id", "ViewPosition", "ViewCodeSequence_CodeMeaning", "path", "fpath", "StudyDate_DICOM",
-    "PatientID", "split",
-)  # fmt: skip
 SUFFIXES = (".jpg", ".jpeg", ".png", ".dcm")
 SKIPPED = ("__pycache__", ".git")
-MOST_HEADER = 2**20  # bytes of a template's first line
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What was written. left_out: findings of the predictions that the template does not ask for; copied: columns
-    copied unchanged; code: the zip's files under code/; skipped: what of the code's folder is not in it."""
+    """What was written. name: of the table in the zip; left_out: findings of the predictions that are not asked for;
+    copied: columns copied unchanged; code: the zip's files under code/; skipped: what of the code's folder is not in
+    it."""
 
+    name: str
     images: int
     findings: tuple[str, ...]
     left_out: tuple[str, ...]
@@ -50,52 +41,53 @@ class Submission:
     skipped: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Template:
-    """header as it stands in the file; table: text, columns by their stripped names; findings: what is asked for."""
-
-    header: tuple[str, ...]
-    table: pd.DataFrame
-    findings: tuple[str, ...]
-    copied: tuple[str, ...]
-
-    @property
-    def ids(self) -> list[str]:
-        return self.table.iloc[:, 0].tolist()
-
-    @property
-    def columns(self) -> list[int]:
-        """Where the findings stand."""
-        return [self.table.columns.get_loc(finding) for finding in self.findings]
-
-
-def submit(path: Path, template: Path, out: Path, code: Path | None = None, name: str = NAME) -> Submission:
+def submit(
+    path: Path,
+    template: Path | None,
+    out: Path,
+    code: Path | None = None,
+    name: str | None = None,
+    form: Form | None = None,
+) -> Submission:
     """Write the zip `out`: a CSV `name` of probabilities in the template's header and row order, and `code` as code/.
+
+    With a form its header alone is written, in the template's row order or without one in that of the predictions.
 
     Logits become probabilities in float64, written with all their digits, so that the order of the images stays what
     it was. Images are matched by id, also where the template has a folder or a suffix to it. Raises UserError if an
     image or a finding is missing, or an image is left over; equal input gives equal bytes.
     """
+    if name is None:
+        name = form.file if form else PREDICTIONS
     _check_out(out, name, code)
     table = tables.read(path)
-    form, rows, places = match(template, path, table.ids["image_id"], table.findings)
+    asked, rows, places = match(template, path, table.ids["image_id"], table.findings, form)
     values = _probabilities(table, path)[rows][:, places]
     files, skipped = _code(code) if code else ({}, ())
-    data = _csv(form, values)
+    data = _csv(asked, values)
     write_bytes(out, _zip({name: data, **files}))
-    verify(out, name, form, values, tuple(files))
-    left_out = tuple(finding for finding in table.findings if finding not in form.findings)
-    return Submission(len(rows), form.findings, left_out, form.copied, tuple(files), skipped)
+    verify(out, name, asked, values, tuple(files))
+    left_out = tuple(finding for finding in table.findings if finding not in asked.findings)
+    return Submission(name, len(rows), asked.findings, left_out, asked.copied, tuple(files), skipped)
 
 
 def match(
-    template: Path, path: Path, images: Iterable[str], findings: Sequence[str]
+    template: Path | None, path: Path, images: Iterable[str], findings: Sequence[str], wanted: Form | None = None
 ) -> tuple[Template, np.ndarray, list[int]]:
     """The template, and which of `images` and `findings`, those of `path`, its rows (int64 [n]) and columns are.
 
+    wanted: the form whose findings they are to be; without a template the images are those of `path`.
+
     Raises UserError if they are not one another's.
     """
-    form = read_template(template)
+    if wanted:
+        wanted.check(findings, path)
+    if template is None:
+        if wanted is None:
+            raise UserError(f"{path}: neither a template nor a form says what the challenge asks for; give one of them")
+        form, template = filled_in(wanted, list(images)), path
+    else:
+        form = in_form(template, wanted) if wanted else read_template(template)
     missing = [finding for finding in form.findings if finding not in findings]
     if missing:
         raise UserError(
@@ -103,37 +95,6 @@ def match(
             "predict with a model of these findings, or remove the column if it is none"
         )
     return form, _rows(form.ids, images, path, template), [findings.index(finding) for finding in form.findings]
-
-
-def read_template(path: Path) -> Template:
-    header = _header(path)
-    unnamed = sum(not name.strip() for name in header)
-    if unnamed:  # the list of CXR-LT 2026's test images has 30
-        raise UserError(f"{path}: {unnamed} column(s) without a name; write the findings' names into the header")
-    table = read_table(path, again="give the challenge's template")
-    if [name.strip() for name in header] != list(table.columns):  # what is read in other spellings is written in this
-        raise UserError(f"{path}: no CSV with commas in UTF-8, as a submission is; give the challenge's template")
-    if not len(table):
-        raise UserError(f"{path}: a header and no image; give the challenge's template")
-    ids = table.iloc[:, 0]
-    doubled = ids[ids.duplicated()]
-    if len(doubled):
-        raise UserError(f"{path}: image {first_of(doubled)} is in more than one row; remove the doubled row")
-    copied = tuple(name for name in table.columns[1:] if name in COPIED)
-    findings = tuple(name for name in table.columns[1:] if name not in COPIED)
-    if not findings:
-        raise UserError(f"{path}: no column of a finding after {table.columns[0]!r}; give the challenge's template")
-    return Template(header, table, findings, copied)
-
-
-def template_of(dataset: PackedDataset, labels: Labels, split: str) -> bytes:
-    """A template where there is no official one: dicom_id and the labels' findings, a row per packed image of a
-    released split ("train", "dev", "test") in catalog order, values empty."""
-    rows = released_rows(dataset, labels, split)
-    if not len(rows):
-        raise UserError(f"{dataset.root}: labels {labels.name!r} have no packed image in split {split!r}")
-    columns = {"dicom_id": dataset.catalog["image_id"].iloc[rows], **dict.fromkeys(labels.findings, "")}
-    return pd.DataFrame(columns).to_csv(index=False, lineterminator="\n").encode()
 
 
 def verify(out: Path, name: str, form: Template, values: np.ndarray, code: Sequence[str] = ()) -> None:
@@ -176,19 +137,11 @@ def _check_out(out: Path, name: str, code: Path | None) -> None:
         raise UserError(f"{out}: a submission is a .zip; change the file's suffix")
     tables.check_writable(out)
     if name in ("", ".", "..", "code") or "/" in name or "\\" in name:
-        raise UserError(f"name {name!r}: give a plain file name such as {NAME}")
+        raise UserError(f"name {name!r}: give a plain file name such as {PREDICTIONS}")
     if code and not code.is_dir():
         raise UserError(f"{code}: no such folder; --code is the folder whose files go into the zip")
     if code and out.resolve().is_relative_to(code.resolve()):
         raise UserError(f"{out}: lies in {code}, so it would go into itself; write it elsewhere")
-
-
-def _header(path: Path) -> tuple[str, ...]:
-    """The names as they stand in the file, spaces too; empty if it cannot be read, for read_table to say why."""
-    with contextlib.suppress(OSError, EOFError, csv.Error, zlib.error), open_regular(path) as file:
-        start = (gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file).read(MOST_HEADER)
-        return tuple(next(csv.reader(io.StringIO(start.decode("utf-8-sig", "replace"), newline="")), ()))
-    return ()
 
 
 def _rows(ids: list[str], images: Iterable[str], path: Path, template: Path) -> np.ndarray:

@@ -3,7 +3,9 @@
     config.json             resolved settings, dataset and label hashes, selection, versions
     last.pt                 everything needed to continue exactly; opened by the trainer, or where it is named
     best.safetensors        weights of the best epoch, timm's own keys; val_predictions.parquet: its logits
-    metrics.csv             one row per epoch; findings.csv: one row per epoch and finding
+    epochs/                 with --keep-epochs, weights of the best and last epochs (`cxrdali.runs.kept_epochs`)
+    metrics.csv             one row per epoch; findings.csv: one row per epoch and finding, of the better of the
+                            weights and their moving average
     progress.json           how many epochs are finished, which one is the best, whether any is left, and the checksums
                             of best.safetensors, metrics.csv and findings.csv
     tensorboard/            the same as events
@@ -28,7 +30,7 @@ from safetensors import torch as safetensors
 from cxrdali.models import weights_file
 from cxrdali.models.checkpoint_file import check_records
 from cxrdali.predictions import Predictions
-from cxrdali.runs import layout
+from cxrdali.runs import kept_epochs, layout
 from cxrdali.runs.layout import NEW
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.reader import scored_again, weights_epoch
@@ -81,26 +83,27 @@ def _score_again(state: dict) -> None:
 def progress_of(state: dict, settings: TrainSettings) -> Progress:
     """What progress.json is to say of a state."""
     packs = any("mean_mAP" in row for row in state["metrics"])
-    return Progress.of(state["epoch"], state["best_epoch"], state["best_score"], settings, packs)
+    made = Progress.of(state["epoch"], state["best_epoch"], state["best_score"], settings, packs)
+    return replace(made, weights=state.get("best_weights", layout.RAW))
 
 
-def commit(run: Path, state: dict, settings: TrainSettings, best: tuple[dict, dict, Predictions] | None = None) -> None:
-    """Make `state` the run's. `best`: (weights, metadata, validation predictions), whose checksum the state gets."""
+def sealed_weights(weights: dict[str, torch.Tensor], metadata: dict[str, str]) -> tuple[bytes, str]:
+    """A weights file and its checksum."""
+    # safetensors wants plain strides; a channels-last weight is written in the usual layout. Not its
+    # save_file: that leaves a nameless temporary file behind a kill
+    plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    places = Counter(value.data_ptr() for value in plain.values())  # CoaT has tensors under several names
+    plain |= {name: value.clone() for name, value in plain.items() if places[value.data_ptr()] > 1}
+    return weights_file.sealed(safetensors.save(plain, metadata))
+
+
+def commit(
+    run: Path, state: dict, settings: TrainSettings, ended: tuple[dict, dict, Predictions | None] | None
+) -> None:
+    """Make `state` the run's. ended: (weights, metadata, validation predictions) of an epoch that has just ended; the
+    predictions if it is the best, whose checksum the state gets."""
     try:
-        if best is not None:
-            weights, metadata, predictions = best
-            # safetensors wants plain strides; a channels-last weight is written in the usual layout. Not its
-            # save_file: that leaves a nameless temporary file behind a kill
-            plain = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-            places = Counter(value.data_ptr() for value in plain.values())  # CoaT has tensors under several names
-            plain |= {name: value.clone() for name, value in plain.items() if places[value.data_ptr()] > 1}
-            data, state["best_checksum"] = weights_file.sealed(safetensors.save(plain, metadata))
-            write_bytes(run / NEW[layout.BEST], data)
-            del data  # as large as the model
-            predictions.write(run / NEW[layout.VAL_PREDICTIONS])
-        for name, data in _tables(state, settings).items():
-            if not _holds(run / name, data):
-                write_bytes(run / NEW[name], data)
+        _prepare(run, state, settings, ended)
         # memory for a copy of the state: torch's own writer reports a full disk as an unexpected position
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -108,6 +111,32 @@ def commit(run: Path, state: dict, settings: TrainSettings, best: tuple[dict, di
     except UserError as error:
         raise UserError(f"{error}; the previous checkpoint is kept") from error
     settle(run, state, settings)
+
+
+def finish(run: Path, state: dict, settings: TrainSettings, ended: tuple[dict, dict, Predictions | None]) -> None:
+    """Write a run that is finished and was not trained here: as `commit`, without anything to continue from."""
+    _prepare(run, state, settings, ended)
+    settle(run, state, settings)
+
+
+def _prepare(
+    run: Path, state: dict, settings: TrainSettings, ended: tuple[dict, dict, Predictions | None] | None
+) -> None:
+    """All that a commit changes, complete under names with .new."""
+    if ended is not None:
+        weights, metadata, predictions = ended
+        data, checksum = sealed_weights(weights, metadata)
+        if settings.optimizer.keep_epochs:
+            kept_epochs.file_of(run, state["epoch"]).parent.mkdir(exist_ok=True)
+            write_bytes(kept_epochs.file_of(run, state["epoch"]), data)
+        if predictions is not None:
+            state["best_checksum"] = checksum
+            write_bytes(run / NEW[layout.BEST], data)
+            predictions.write(run / NEW[layout.VAL_PREDICTIONS])
+        del data  # as large as the model
+    for name, data in _tables(state, settings).items():
+        if not _holds(run / name, data):
+            write_bytes(run / NEW[name], data)
 
 
 def settle(run: Path, state: dict | None, settings: TrainSettings) -> None:
@@ -124,6 +153,8 @@ def settle(run: Path, state: dict | None, settings: TrainSettings) -> None:
             if not _holds(run / NEW[name], data):
                 write_bytes(run / NEW[name], data)
             publish(run / NEW[name], run / name)
+        column = progress_of(state, settings).metric
+        kept_epochs.sweep(run, state["metrics"], column, settings.optimizer.keep_epochs)
     for name in NEW.values():
         (run / name).unlink(missing_ok=True)
     remove_parts(run)

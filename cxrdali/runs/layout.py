@@ -1,5 +1,6 @@
 """Names of what lies in a run's folder, and in the folders of the two papers' studies."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +24,25 @@ METRIC_COLUMNS = (
 FINDING_COLUMNS = ("epoch", "finding", "AP", "AUROC", "positives", "negatives")
 
 
-def chosen_by(select_by: str, select_pack: str | None, packs: bool) -> str:
+EMA = "ema_"  # begins columns of metrics.csv that are of the moving average of weights
+RAW, AVERAGED = "raw", "ema"  # whose weights are the best: progress.json, and the metadata of weights
+
+
+def candidate(row: Mapping[str, float], column: str) -> tuple[float, bool]:
+    """The higher of the scores that an epoch's weights and their moving average have, and whether it is the average's.
+
+    row: of metrics.csv; column: `chosen_by`.
+    """
+    plain, averaged = row[column], row.get(EMA + column, float("nan"))
+    of_average = averaged > plain or (plain != plain and averaged == averaged)
+    return (averaged if of_average else plain), of_average
+
+
+def chosen_by(select_by: str, select_pack: str | None, packs: bool, select_view: str | None = None) -> str:
     """The column of metrics.csv whose highest value makes the best epoch; packs: whether there are several."""
     metric = "LRAP" if select_by == "lrap" else "mAP"
-    return f"{metric}_{select_pack}" if select_pack else f"mean_{metric}" if packs else metric
+    column = f"{metric}_{select_pack}" if select_pack else f"mean_{metric}" if packs else metric
+    return f"{select_view}_{column}" if select_view else column
 
 
 STUDY = "study.json"  # RECORD of studies that are no loss-design paper

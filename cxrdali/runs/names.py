@@ -119,10 +119,11 @@ class Names:
     def put(self, nested: dict[str, Any], given: Mapping[str, Any]) -> None:
         """Write values by flat or dotted name into groups; None where a setting cannot be None is its default.
 
+        A choice that stands for other settings writes those too, where they are not given beside it.
         A newly chosen loss, sampler or head keeps what it shares with the one before. Raises UserError for a name that
         there is not, a parameter that the choice does not have, or a value of another type.
         """
-        values = {self.flat_name(present(name, value)): value for name, value in given.items()}
+        values = self._spelled_out({self.flat_name(present(name, value)): value for name, value in given.items()})
         for what in self.choices:
             if values.get(what) is not None:
                 self._choose(nested, what, values[what])
@@ -142,6 +143,14 @@ class Names:
         for layer in layers:
             self.put(nested, layer)
         return nested
+
+    def _spelled_out(self, values: dict[str, Any]) -> dict[str, Any]:
+        """With the settings that a choice stands for (`Legal.sets`); those that are given count more."""
+        for name in [each for each in values if each in self.settings]:
+            legal = self.settings[name].field.metadata.get("legal")
+            if legal and legal.sets:
+                values = {**legal.sets.get(str(values[name]), {}), **values}
+        return values
 
     def _choose(self, nested: dict[str, Any], what: str, value: Any) -> None:
         chosen = value.as_json() if isinstance(value, Named) else {"name": value}

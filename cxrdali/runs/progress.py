@@ -19,7 +19,8 @@ class Progress:
 
     epoch: finished ones, of `epochs`; finished: whether none is left, also where the run's patience ended it;
     best_epoch: from 1, 0 before the first; best_score: its value of `metric` (`layout.chosen_by`), None where
-    undefined; checksums: of files that readers open, by name (none in a run of an older version).
+    undefined; checksums: of files that readers open, by name (none in a run of an older version); weights: whether the
+    best ones are an epoch's own or their moving average.
     """
 
     epoch: int
@@ -29,17 +30,19 @@ class Progress:
     best_score: float | None
     metric: str
     checksums: dict[str, str] = field(default_factory=dict)
+    weights: str = layout.RAW
 
     @classmethod
     def of(
         cls, epoch: int, best_epoch: int, best_score: float | None, settings: TrainSettings, packs: bool = False
     ) -> "Progress":
-        """packs: whether it trains on several. Deferred re-weighting gets its chance: epochs before it do not count
-        against the patience."""
-        how, without_better = settings.optimizer, epoch - max(best_epoch, settings.loss.deferred_epochs)
+        """packs: whether it trains on several. Deferred re-weighting and the last size of a schedule get their chance:
+        epochs before them do not count against the patience."""
+        how, last = settings.optimizer, settings.segments[-1]
+        without_better = epoch - max(best_epoch, settings.loss.deferred_epochs, last.start)
         finished = epoch >= how.epochs or (how.patience is not None and without_better >= how.patience)
         known = best_score if best_score is not None and math.isfinite(best_score) else None
-        metric = layout.chosen_by(how.select_by, how.select_pack, packs)
+        metric = layout.chosen_by(how.select_by, how.select_pack, packs, how.select_view)
         return cls(epoch, how.epochs, finished, best_epoch, known, metric)
 
 

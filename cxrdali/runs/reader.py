@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
+from cxrdali.data.schedule import Segment, at
 from cxrdali.models import weights_file
 from cxrdali.runs import layout
 from cxrdali.runs.config_file import FORMAT, read_config
@@ -226,7 +227,8 @@ class Run:
     @property
     def chosen_by(self) -> str:
         """The metric whose highest value makes the best epoch."""
-        return layout.chosen_by(self.setting("select_by", "map"), self.setting("select_pack"), bool(self.packs))
+        asked = (self.setting("select_by", "map"), self.setting("select_pack"), bool(self.packs))
+        return layout.chosen_by(*asked, self.setting("select_view"))
 
     @cached_property
     def metrics(self) -> "pd.DataFrame":
@@ -235,8 +237,19 @@ class Run:
         metrics = self._table(layout.METRICS, layout.METRIC_COLUMNS, text=())
         if self.config.get("format", 1) < FORMAT:
             metrics = scored_again(metrics, self._table(layout.FINDINGS, layout.FINDING_COLUMNS, text=("finding",)))
-        of_packs = [name for name in metrics if self.packs and name not in layout.METRIC_COLUMNS]
-        return metrics.assign(**{name: metrics[name].replace("", "nan").astype(float) for name in of_packs})
+        others = [name for name in metrics if name not in layout.METRIC_COLUMNS]
+        return metrics.assign(**{name: metrics[name].replace("", "nan").astype(float) for name in others})
+
+    @cached_property
+    def reached(self) -> "pd.DataFrame":
+        """metrics, in which each epoch has the scores of its better candidate: its weights, or their moving average."""
+        table = self.metrics.copy()
+        averages = [name for name in table if name.startswith(layout.EMA)]
+        better = [layout.candidate(row, self.chosen_by)[1] for row in table.to_dict("records")] if averages else []
+        for name in averages:
+            plain = name.removeprefix(layout.EMA)
+            table[plain] = table[plain].mask(better, table[name])
+        return table
 
     @cached_property
     def finding_metrics(self) -> "pd.DataFrame":
@@ -245,15 +258,28 @@ class Run:
         return table.assign(AP=table["AP"].mask(table["negatives"] == 0))  # 1.0 there, by an older version
 
     @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The sizes of a run over a schedule; one of any other."""
+        return self.settings.segments
+
+    @property
+    def sizes(self) -> Any:
+        """Side of its images in pixels; of a schedule a text with all of them."""
+        every = self.segments if self.setting("schedule") else ()
+        return ", ".join(str(each.size) for each in every) or self.setting("size")
+
+    @property
     def best_place(self) -> int:
-        """The best epoch's place in metrics; the last one if its metric is undefined in all."""
-        values = self.metrics[self.chosen_by]
+        """The best epoch's place in metrics, of a schedule among those of the size that it has reached; the last one if
+        its metric is undefined in all."""
+        values = self.reached[self.chosen_by]
+        values = values.mask(values.index < at(self.segments, len(values) - 1).start)
         return len(values) - 1 if values.isna().all() else int(values.argmax())
 
     @property
     def best(self) -> "pd.Series":
-        """The best epoch: a row of metrics."""
-        return self.metrics.iloc[self.best_place]
+        """The best epoch: a row of `reached`."""
+        return self.reached.iloc[self.best_place]
 
     @property
     def best_findings(self) -> "pd.DataFrame":

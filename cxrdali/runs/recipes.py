@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from cxrdali.runs.layout import REPLACED
 from cxrdali.runs.names import flatten, present
@@ -170,7 +170,8 @@ def _layer(where: str, table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flat_settings(table: Mapping[str, Any], others: tuple[str, ...] = WORDS) -> dict[str, Any]:
-    """A table, or groups of settings, by flat name; others: keys that may stand beside them.
+    """A table, or groups of settings, by flat name; others: keys that may stand beside them. "none" is no value of a
+    number that may have none, which TOML cannot write.
 
     Raises UserError for an unknown name or a value of another type.
     """
@@ -184,8 +185,14 @@ def flat_settings(table: Mapping[str, Any], others: tuple[str, ...] = WORDS) -> 
         if name.endswith("init"):  # of a recipe it is the run of another one
             raise UserError(f"unknown setting {name!r}; a recipe starts from another one, with starts_from")
         flat = names().flat_name(present(name, value), others)
-        found[flat] = names().read(flat, value)
+        found[flat] = None if value == "none" and _may_be_none(flat) else names().read(flat, value)
     return found
+
+
+def _may_be_none(name: str) -> bool:
+    """Of a setting that is no text: a text may be called "none"."""
+    kinds = get_args(names().kind(name))
+    return type(None) in kinds and str not in kinds
 
 
 def _dotted(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

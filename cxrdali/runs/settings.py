@@ -1,13 +1,13 @@
 """What a stage is, and every setting of a training run in groups. Free of torch and timm."""
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
+from cxrdali.data import schedule
 from cxrdali.data.options import DataSettings, LoaderOptions
 from cxrdali.models.fusion_options import StudyOptions
 from cxrdali.models.loss import AUTO, LOSSES, Loss, auto_beta
@@ -16,16 +16,18 @@ from cxrdali.registry import choice
 from cxrdali.runs.names import Names, flatten, present, under_present_names
 from cxrdali.runs.optimizer import OptimizerSettings
 from cxrdali.runtime.options import RuntimeSettings
-from cxrdali.setting import Legal, check, setting, strict_converter
+from cxrdali.setting import Legal, check, literal, setting, spelled, strict_converter
 from shards.errors import UserError
 
 # Yamagishi & Hanaoka 2023: stage -> side in pixels, global batch
 STAGES = {1: (224, 256), 2: (320, 128), 3: (512, 48)}
+GROWING = ("dropout", "drop_path")  # what `grow_from` makes grow from size to size
 # Settings that change how fast a run goes and where, but neither its samples nor its recipe: a continued run may have
 # others.
 MAY_DIFFER = (
     *(each.name for each in fields(RuntimeSettings) if each.name not in RuntimeSettings.DECIDES),
     "allow_leak",  # asked when a run begins
+    "augment_preset",  # what it stands for is compared
     "features",
 )
 PATHS = ("init", "oversample_from", "exclude")  # compared by content: a path can be spelled in many ways
@@ -58,21 +60,78 @@ class TrainSettings:
         batch, epochs, micro_batch = self.optimizer.batch, self.optimizer.epochs, self.runtime.micro_batch
         if isinstance(micro_batch, int) and batch % micro_batch:
             raise UserError(f"micro-batch {micro_batch}: must divide the batch, {batch}")
+        planned = self.segments[-1].end
+        if planned != epochs:
+            raise UserError(
+                f"schedule {self.data.schedule!r}: its epochs add up to {planned}, epochs is {epochs}; give --epochs "
+                f"{planned}, or leave it out"
+            )
         if self.loss.deferred_epochs >= epochs:
             raise UserError(
                 f"drw-epoch {self.loss.deferred_epochs}: re-weighting would begin after the last of {epochs} epochs; "
                 f"give 0 to {epochs - 1}, or more --epochs"
             )
+        model, head_epochs = self.model, self.optimizer.head_epochs
+        if head_epochs and (model.frozen or not (model.init or model.pretrained)):
+            why = "with --frozen, all are" if model.frozen else "a backbone from scratch is random; give --init"
+            raise UserError(f"head-epochs {head_epochs}: {why}")
         if self.model.head.bounded and self.loss.logit_scale == 1:
             raise UserError(
                 f"head {self.model.head.name}: its output lies between -1 and 1 and the loss {self.loss.name} has no "
                 "scale for it; give --loss ldam or ldam-drw, or --head linear"
             )
+        chosen, view = self.optimizer.select_view, self.data.view
+        if chosen is not None and view not in ("all", chosen):
+            raise UserError(f"select-view {chosen}: no such image validates with --view {view}; leave one of them out")
         if self.data.soft_targets and not self.loss.soft:
             raise UserError(
                 f"loss {self.loss.name}: takes no targets between 0 and 1, which {self.data.soft_targets} makes; leave "
                 "that out, or give another --loss"
             )
+
+    @property
+    def segments(self) -> tuple[schedule.Segment, ...]:
+        """The sizes of a run over a schedule, in order; of any other its one."""
+        if self.data.schedule:
+            return schedule.segments(self.data.schedule)
+        return (schedule.Segment(self.data.size, self.optimizer.epochs, self.optimizer.batch),)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sides of its images in pixels: that at which it predicts, and those of a schedule before it."""
+        return self.data.size, *(each.size for each in self.segments[:-1])
+
+    def steps(self, samples: int) -> tuple[int, ...]:
+        """Optimizer steps of every epoch. samples: in an epoch, those that fill no batch among them."""
+        limit = self.runtime.limit_batches or samples
+        return tuple(min(samples // (each.batch or 1), limit) for each in self.segments for _ in range(each.epochs))
+
+    def at(self, segment: schedule.Segment) -> "TrainSettings":
+        """What holds in one of the segments: its size and batch, and its share of what grows."""
+        if self.data.schedule is None:
+            return self
+        every, first, now = self.segments, self.data.grow_from, self.flat()
+        share = first + (1 - first) * every.index(segment) / max(1, len(every) - 1) if segment != every[-1] else 1
+        grown = {name: now[name] * share for name in GROWING if now[name]}
+        return self.changed(size=segment.size, batch=segment.batch, **grown)
+
+    def check_schedule(self) -> None:
+        """Raises UserError if size and batch are not those that the schedule ends with, an only number of images at a
+        time does not divide each batch, or nothing grows that was asked to."""
+        last, micro_batch = self.segments[-1], self.runtime.micro_batch
+        own = {"size": (self.data.size, last.size), "batch": (self.optimizer.batch, last.batch)}
+        for name, (here, there) in own.items():
+            if here != there:
+                fix = f"leave {name} out, or give --{name} {there}"
+                raise UserError(f"{name} {here}: the schedule ends with {last}; {fix}")
+        for each in self.segments:
+            if isinstance(micro_batch, int) and (each.batch or 0) % micro_batch:
+                raise UserError(
+                    f"micro-batch {micro_batch}: must divide the batch of {each} in the schedule; or give auto"
+                )
+        if self.data.grow_from != 1 and not any(self.flat()[name] for name in GROWING):
+            what = " and ".join(map(spelled, GROWING))
+            raise UserError(f"grow-from {self.data.grow_from:g}: {what} are 0, so nothing grows; give one of them")
 
     def loader_options(self, device: str) -> LoaderOptions:
         data, runtime = self.data, self.runtime
@@ -90,6 +149,9 @@ class TrainSettings:
             checkpointing=self.runtime.checkpointing,
             head=self.model.head,
             dropout=self.model.dropout,
+            pool=self.model.pool,
+            gem_p=self.model.gem_p,
+            drop_path=self.model.drop_path,
         )
 
     def of_studies(self, study: StudyOptions) -> "StudySettings":
@@ -162,7 +224,9 @@ def settings_of(*layers: Mapping[str, Any], **given: Any) -> TrainSettings:
 
     Raises UserError naming the setting, its value and the legal ones.
     """
-    return _build(names().grouped(*layers, given))
+    made = _build(names().grouped(*layers, given))
+    made.check_schedule()
+    return made
 
 
 def assigned(text: str, where: str = "") -> tuple[str, Any]:
@@ -173,10 +237,7 @@ def assigned(text: str, where: str = "") -> tuple[str, Any]:
     name, given, value = text.partition("=")
     if not given:
         raise UserError(f"{where or f'--set {text}'}: give a value too, as NAME=VALUE")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
+    parsed = literal(value)
     try:
         flat = names().flat_name(present(name.strip(), parsed))
         if parsed == "none" and type(None) in get_args(names().kind(flat)):
@@ -221,7 +282,14 @@ def _build(nested: Mapping[str, Any], stand_ins: bool = False) -> TrainSettings:
         raise UserError("stage is missing; give stage = 1, 2 or 3")
     size, batch = STAGES.get(nested["stage"], STAGES[1])
     groups: dict[str, Any] = {"data": {}, "model": {}, "optimizer": {}, "runtime": {}, **nested}
-    groups["data"], groups["optimizer"] = {"size": size, **groups["data"]}, {"batch": batch, **groups["optimizer"]}
+    given: dict[str, Any] = {"size": size, "batch": batch}
+    if (text := groups["data"].get("schedule")) is not None:
+        text = schedule.with_batches(text, groups["optimizer"].get("batch"), dict(STAGES.values()))
+        groups["data"] = {**groups["data"], "schedule": text}
+        last = schedule.segments(text)[-1]
+        given = {"size": last.size, "batch": last.batch, "epochs": last.end}
+    groups["data"] = {"size": given.pop("size"), **groups["data"]}
+    groups["optimizer"] = {**given, **groups["optimizer"]}
     return _converter(stand_ins).structure(groups, StudySettings if "study" in groups else TrainSettings)
 
 

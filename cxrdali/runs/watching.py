@@ -4,6 +4,7 @@ import fcntl
 from dataclasses import dataclass
 from pathlib import Path
 
+from cxrdali.data.schedule import at, epochs_left
 from cxrdali.runs.listing import is_run
 from cxrdali.runs.live import Live, read_live
 from cxrdali.runs.progress import Progress
@@ -60,19 +61,22 @@ def watched(path: Path) -> Watched:
     if not held:
         return Watched(path.name, KILLED if left_over else STOPPED, progress, live, last)
     state = BUSY if not left_over else VALIDATING if live and live.position >= live.of else TRAINING
-    epochs = (metrics["train_seconds"] + metrics["val_seconds"]).tolist()
-    return Watched(path.name, state, progress, live, last, _seconds_left(progress, live, epochs))
+    now = at(run.segments, progress.epoch)
+    left = epochs_left(run.segments, progress.epoch, now)
+    epochs = (metrics["train_seconds"] + metrics["val_seconds"]).iloc[now.start :].tolist()
+    return Watched(path.name, state, progress, live, last, _seconds_left(left, live, epochs))
 
 
-def _seconds_left(progress: Progress, live: Live | None, epochs: list[float]) -> float | None:
-    """By the epochs so far without the first, which compiles and fills caches; in the first one by its own pace."""
+def _seconds_left(left: float, live: Live | None, epochs: list[float]) -> float | None:
+    """By the epochs of this size so far without the first, which compiles and fills caches; in the first one by its own
+    pace. left: epochs."""
     if epochs:
         seconds = sum(epochs[1:] or epochs) / len(epochs[1:] or epochs)
     elif live and live.position:
         seconds = live.train_seconds * live.of / live.position
     else:
         return None
-    return max(0.0, (progress.epochs - progress.epoch) * seconds - (live.train_seconds if live else 0))
+    return max(0.0, left * seconds - (live.train_seconds if live else 0))
 
 
 def is_held(lock: Path) -> bool:

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,6 +127,13 @@ class Ranks:
         if self.world > 1:
             for each in model.buffers():
                 dist.broadcast(each, src=0)
+
+    def to_mean(self, gradients: Iterable[torch.Tensor]) -> None:
+        """Make each, in place, the mean over ranks, added up in the order of ranks (`mean_in_order` says why)."""
+        for each in gradients if self.world > 1 else ():
+            parts = [torch.empty_like(each, memory_format=torch.contiguous_format) for _ in range(self.world)]
+            dist.all_gather(parts, each.contiguous())
+            each.copy_(sum(parts[1:], parts[0]).div_(self.world))
 
     def wait(self) -> None:
         """Return when all ranks have come here. Raises RuntimeError after PATIENCE, naming those that have not."""

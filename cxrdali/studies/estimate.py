@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cxrdali.data.sampler import epoch_samples
+from cxrdali.data.schedule import Segment
 from cxrdali.data.targets import targets
 from cxrdali.models.tta import TTA
 from cxrdali.runs.oversampling import chosen_findings, oversampled
@@ -13,7 +15,7 @@ from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.device import Hardware
 from cxrdali.studies.ground import Plan
 from cxrdali.train import dry_run
-from cxrdali.train.build import is_cached
+from cxrdali.train.cached import is_cached
 from shards.dataset.dataset import Dataset
 from shards.errors import UserError
 
@@ -60,11 +62,20 @@ def kind(settings: TrainSettings) -> tuple:
     return model.arch, settings.data.size, settings.optimizer.batch, runtime.micro_batch, model.frozen
 
 
+def by_size(settings: TrainSettings) -> dict[Segment, TrainSettings]:
+    """A run's epochs of each of its sizes, with the settings of a run of that size alone: what is measured."""
+    return {
+        each: settings.at(each).changed(schedule=None, grow_from=1.0) if settings.data.schedule else settings
+        for each in settings.segments
+    }
+
+
 def epoch_images(plan: Plan, name: str) -> tuple[int, bool]:
     """Images in an epoch of a model, and whether that is all: what is oversampled by an AP is known only after it."""
     settings, base = plan.models[name][0], plan.bases[name]
     if not settings.data.oversample and settings.data.oversample_below is None:
-        return len(base.train_rows), True
+        how, wanted = settings.data.sampler, targets(base.labels, settings.data.uncertain)
+        return epoch_samples(how.over(base.train_rows, wanted, 0, 1), base.train_rows), True
     source = settings.data.oversample_from and Path(settings.data.oversample_from)
     findings = base.labels.findings
     try:
@@ -89,9 +100,17 @@ def predicting_hours(rate: Rate, images: int, tta: str) -> float:
     return len(TTA[tta]) * images / rate.predicted / 3600
 
 
-def hours(plan: Plan, name: str, rate: Rate, epochs: int, to_do: Mapping[str, str | None]) -> tuple[float, float]:
-    """Of training a run for so many epochs, and of its predictions that are to be done."""
+def hours(
+    plan: Plan, name: str, rates: Mapping[Segment, Rate], epochs: int, to_do: Mapping[str, str | None]
+) -> tuple[float, float]:
+    """Of training a run's last so many epochs, and of its predictions that are to be done; rates: of each size."""
     settings, base = plan.models[name][0], plan.bases[name]
-    training = training_hours(rate, epoch_images(plan, name)[0], len(base.splits["val"]), epochs, is_cached(settings))
+    cached = is_cached(settings)
+    passes = 1 if cached or settings.optimizer.ema_decay is None else 2  # the average is validated, too
+    images, validated = epoch_images(plan, name)[0], passes * len(base.splits["val"])
+    begun, training = settings.optimizer.epochs - epochs, 0.0
+    for segment, rate in rates.items():
+        left = max(0, segment.end - max(begun, segment.start))
+        training += training_hours(rate, images, validated, left, cached)
     asked = [each for each in plan.asked if each.model == name and to_do[each.step]]
     return training, sum(predicting_hours(rate, len(base.splits[each.split]), each.tta) for each in asked)

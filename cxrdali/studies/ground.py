@@ -54,14 +54,13 @@ class Base:
         self.data = self.known("all")
         self.folds = min(PARTS, len(np.unique(group_codes(dataset, "subject")[val_rows])))
 
-    def _known(self, part: str, size: int | None = None) -> dict:
-        """The images of "train" (and validation) or "all"; size: with their pixels, as a model of this size reads
-        them."""
+    def _known(self, part: str, *sizes: int) -> dict:
+        """The images of "train" (and validation) or "all"; sizes: with their pixels, as a model of these reads them."""
         found = {"id": self.dataset.id, "images": self._images[part]}
-        if size and isinstance(self.dataset, PackedDataset):
-            found |= pixels(self.dataset, self._rows[part], size)
-        elif size:
-            found["packs"] = [_pack(each, each.own(self._rows[part]), size) for each in self.dataset.parts]
+        if sizes and isinstance(self.dataset, PackedDataset):
+            found |= pixels(self.dataset, self._rows[part], *sizes)
+        elif sizes:
+            found["packs"] = [_pack(each, each.own(self._rows[part]), *sizes) for each in self.dataset.parts]
         return {"dataset": found, "labels": self.labels.sha256}
 
     @property
@@ -101,7 +100,11 @@ class Plan:
 
 
 class Ground:
-    """The runs that a study trains, and their datasets; base: of the first run, on whose images the tables are."""
+    """The runs that a study trains, and their datasets.
+
+    base: of the first run from which none on other packs starts: that one has its own images, folds and labels, and the
+    tables are on the others'.
+    """
 
     def __init__(
         self, root: Path, packs: Mapping[str, PackedDataset], study: Study, runs: Mapping[str, Planned],
@@ -118,7 +121,13 @@ class Ground:
             if name and name not in {*self.models, *(runs[each].table for each in self.models)}:
                 key = next(iter(given))
                 raise UserError(f"{name}.{key}: {name} is not among the models; add it to --models, or do not set it")
-        self.base = self.of(next(iter(self.models)))
+        self.elsewhere = {
+            about["starts_from"]
+            for name, (_, about) in self.models.items()
+            if about["starts_from"] and self.packs_of(about["starts_from"]) != self.packs_of(name)
+        }
+        self.first = next(name for name in self.models if name not in self.elsewhere)
+        self.base = self.of(self.first)
         added = [name for name in names if name not in wanted]
         self.notes = [f"{', '.join(added)} too: the others need {'it' if len(added) == 1 else 'them'}"] if added else []
         splits = {split for each in study.predict for split in each.splits}
@@ -128,15 +137,24 @@ class Ground:
 
     def of(self, run: str, pack: str | None = None) -> Base:
         """A run's own dataset, or a pack, with the run's folds."""
-        settings = self.models[run][0]
-        names = (pack,) if pack else self.runs[run].packs or tuple(self.packs)
+        settings, labels = self.models[run][0], self._labels_of(run)
+        names = (pack,) if pack else self.packs_of(run)
         of_data = (*FOLDS, "uncertain", "findings", "same_patients")
-        key = (names, *(getattr(settings.data, name) for name in of_data))
+        key = (names, labels, *(getattr(settings.data, name) for name in of_data))
         if key not in self._bases:
             dataset = self._dataset(names, settings)
-            there = self._labels if not pack or self._labels in dataset.label_names else None
+            there = labels if not pack or labels in dataset.label_names else None
             self._bases[key] = Base(dataset, dataset.labels(there), settings)
         return self._bases[key]
+
+    def packs_of(self, run: str) -> tuple[str, ...]:
+        """Those that a run trains on."""
+        return self.runs[run].packs or tuple(self.packs)
+
+    def _labels_of(self, run: str) -> str | None:
+        """A run that has packs of its own may have labels of its own, too."""
+        own = self.runs[run].recipe.settings.get("labels") if self.runs[run].packs else None
+        return own or self._labels
 
     def _dataset(self, names: Sequence[str], settings: TrainSettings) -> Dataset:
         for name in names:
@@ -152,8 +170,8 @@ class Ground:
         overrides = {**given.get("", {}), **given.get(planned.table, {}), **given.get(recipe.name, {})}
         settings, about = recipe.resolve(root / "runs", overrides)
         with self.study.source.at(("runs", planned.table, "packs")):
-            dataset = self._dataset(planned.packs or tuple(self.packs), settings)
-        labels = dataset.labels(self._labels)
+            dataset = self._dataset(self.packs_of(recipe.name), settings)
+        labels = dataset.labels(self._labels_of(recipe.name))
         if settings.data.labels not in (None, labels.name):
             raise UserError(
                 f"{recipe.name}: labels = {settings.data.labels!r}, but all models need the same ones, here "
@@ -163,11 +181,10 @@ class Ground:
 
     def _problems(self) -> Iterator[str]:
         """What would stop a model, or what is made of several, after hours of training."""
-        first = next(iter(self.models))
         folded = any("fold" in self.runs[name].axes for name in self.models)  # then they are to differ
         alike = ("uncertain",) if folded else (*FOLDS, "uncertain")  # of all: their tables are compared and averaged
         for name, (settings, about) in self.models.items():
-            others = [(first, alike, "their validation would differ")]
+            others = [] if name in self.elsewhere else [(self.first, alike, "their validation would differ")]
             if about["starts_from"]:
                 others.append((about["starts_from"], ("arch", "norm"), "it starts from these weights"))
             for other, keys, why in others:
@@ -176,18 +193,19 @@ class Ground:
                     if here != there:
                         yield f"{name}: {key} is {here!r}, of {other} {there!r}, and {why}; --set {key}= for all"
             base = self.of(name)
-            if len(base.train_rows) < settings.optimizer.batch:
+            if len(base.train_rows) < (batch := max(each.batch or 0 for each in settings.segments)):
+                what = "schedule=..., with another after the @" if settings.data.schedule else "batch=N"
                 yield (
-                    f"{name}: {len(base.train_rows):,} training images make no batch of {settings.optimizer.batch}; "
-                    f"--set {name}.batch=N, or pack more images"
+                    f"{name}: {len(base.train_rows):,} training images make no batch of {batch}; "
+                    f"--set {name}.{what}, or pack more images"
                 )
             yield from (f"{name}: {error}" for error in _errors(base, settings))
 
 
-def _pack(part: Part, rows: np.ndarray, size: int) -> dict:
+def _pack(part: Part, rows: np.ndarray, *sizes: int) -> dict:
     """What decides the pixels that are read of one of several packs."""
     known = {"name": part.name, "id": part.dataset.id, "images": which(part.dataset, rows)[0]}
-    return {**known, **pixels(part.dataset, rows, size)}
+    return {**known, **pixels(part.dataset, rows, *sizes)}
 
 
 def _in_order(study: Study, recipes: Mapping[str, Recipe], wanted: Sequence[str]) -> list[str]:

@@ -27,7 +27,8 @@ def of_each_pack(study: Study, packs: Sequence[str]) -> Study:
     for at in places:
         if len(packs) < 2:
             raise study.source.error(
-                at, "this is of several packs; give --data NAME=PACK for each of them (no --scale demo)"
+                at,
+                "this is of several packs; give --data NAME=PACK for each of them (--scale demo: [demo] in the file)",
             )
         for pack in packs:
             if not re.fullmatch(r"[A-Za-z0-9_-]+", pack):

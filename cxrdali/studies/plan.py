@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from cxrdali.postprocess.forms import FORMS
 from cxrdali.postprocess.submission import match
 from cxrdali.runs.recipes import Recipe
 from cxrdali.runs.steps import Step, record_name
 from cxrdali.studies.comparing import Comparisons
 from cxrdali.studies.expand import expand, groups, members, repeat_of, roles, spelled_out
-from cxrdali.studies.ground import FIT, Ground, Plan
+from cxrdali.studies.ground import FIT, Base, Ground, Plan
 from cxrdali.studies.matrices import matrix_step, missing
 from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.results import Results
@@ -83,6 +84,7 @@ class Planner:
             *self._ensembles(),
             *self._views(),
             *self._study_means(),
+            *self._gated(),
             *self._calibrations(),
             *self._scores(),
             *Comparisons(self).steps(),
@@ -155,7 +157,7 @@ class Planner:
         missing: list[str] = []
         others = [*(each.name for each in self.study.ensembles), *self.groups, *self.study.recipes.train]
         for name in names:
-            here, first = [name] if name in self.made.bases else [], re.split(r"-views$|-study$|\+|@", name)[0]
+            here, first = [name] if name in self.made.bases else [], re.split(r"-views$|-study$|-gated$|\+|@", name)[0]
             if not here and first not in others and not members(self.ground.runs, first):
                 hint = choices(name, self.made.bases, "there are")
                 raise self.study.source.error(at, f"no table {name!r} before this; {hint}")
@@ -223,6 +225,13 @@ class Planner:
         for name in found:
             yield from self.made.study_mean(name)
 
+    def _gated(self) -> Iterable[Step]:
+        wanted = self.study.gate
+        for name in self.tables(wanted.of, ("gate", "of"))[0] if wanted else ():
+            with self.study.source.at(("gate", "normal")):
+                steps = self.made.gated(name, wanted)
+            yield from steps
+
     def _calibrations(self) -> Iterable[Step]:
         done: set[tuple[str, str]] = set()
         if self.single and (self.study.calibrate or self.study.evaluate.thresholds):
@@ -289,20 +298,32 @@ class Planner:
             yield step
 
     def _submissions(self) -> Iterable[Step]:
-        if self.study.submission is None:
+        wanted = self.study.submission
+        if wanted is None:
             return
+        found, _ = self.tables(wanted.of, ("submission", "of"))
+        final = (found or [table.name for table in self.made.tables[-1:]])[:1]
+        form = None if self.options.synthetic else wanted.form
+        if form != wanted.form:
+            self.notes.append(f"submissions are in the labels' own form: synthetic findings are not {wanted.form}'s")
+        for name in final:
+            self._check_submission(self.made.bases[name], form)
+            yield from (
+                self.results.submission(name, split, form)
+                for split in ("dev", "test")
+                if (name, split) in self.made.makers
+            )
+
+    def _check_submission(self, base: Base, form: str | None) -> None:
+        """Now, not after days of training: raises UserError if it is not in a challenge's form or a template's."""
+        known, asked = base.labels, FORMS[form] if form else None
+        if asked:
+            with self.study.source.at(("submission", "form")):
+                asked.check(known.findings, f"labels {known.name}")
         for split, path in self.options.templates.items():
-            base = self.ground.base
             if split not in base.splits:
                 raise UserError(
-                    f"{path}: labels {base.labels.name!r} have no {split} images here; leave out --template {split}="
+                    f"{path}: labels {known.name!r} have no {split} images here; leave out --template {split}="
                 )
-            # now, not after days of training
             images = base.dataset.catalog["image_id"].iloc[base.splits[split]]
-            match(path, Path(f"{split} split of {base.labels.name}"), images, base.labels.findings)
-        found, _ = self.tables(self.study.submission.of, ("submission", "of"))
-        final = (found or [table.name for table in self.made.tables[-1:]])[:1]
-        for name in final:
-            yield from (
-                self.results.submission(name, split) for split in ("dev", "test") if (name, split) in self.made.makers
-            )
+            match(path, Path(f"{split} split of {known.name}"), images, known.findings, asked)

@@ -18,6 +18,7 @@ from cxrdali.studies.schema import (
     Comparison,
     Ensemble,
     Evaluate,
+    Gate,
     Group,
     Lists,
     Matrix,
@@ -36,7 +37,7 @@ from shards.words import choices
 
 T = TypeVar("T")
 TABLES = {
-    "recipes": Recipes, "views": Views, "study_mean": StudyMean, "evaluate": Evaluate, "matrix": Matrix,
+    "recipes": Recipes, "views": Views, "study_mean": StudyMean, "gate": Gate, "evaluate": Evaluate, "matrix": Matrix,
     "submission": Submission,
 }  # fmt: skip
 ARRAYS = {
@@ -67,6 +68,9 @@ def read_study(path: Path) -> Study:
     plain = {key: value for key, value in given.items() if key not in (*TABLES, *ARRAYS, "runs", "groups", "settings")}
     more = {key: value for key, value in given.items() if key not in plain}
     whole = _table(source, Study, plain, (), {"source": source, **more})
+    if whole.demo and whole.packs and whole.demo.keys() != whole.packs.keys():
+        differing = min(whole.demo.keys() ^ whole.packs.keys())
+        raise source.error(("demo",), f"pack {differing!r} is not in both [packs] and [demo]; name the same ones")
     if not whole.runs and not whole.recipes.train:
         raise UserError(f"{path}: trains nothing; give [runs.NAME] with settings below it, or train in [recipes]")
     return whole

@@ -10,7 +10,9 @@ from typing import Any
 from cxrdali.evaluate.compare import compare
 from cxrdali.evaluate.differences import adjusted
 from cxrdali.evaluate.options import CompareOptions
-from cxrdali.postprocess.submission import submit, template_of
+from cxrdali.postprocess.forms import FORMS
+from cxrdali.postprocess.submission import submit
+from cxrdali.postprocess.template import template_of
 from cxrdali.report.training.page import write_report
 from cxrdali.report.training.sources import ReportOptions
 from cxrdali.runs.layout import VAL_PREDICTIONS
@@ -136,21 +138,24 @@ class Results:
 
     # ------------------------------------------------------------ files to hand in, and to look at
 
-    def submission(self, name: str, split: str) -> Step:
+    def submission(self, name: str, split: str, wanted: str | None) -> Step:
+        """wanted: a challenge's form."""
         out = "submission.zip" if split == "test" else f"submission-{split}.zip"
         template, base = self.made.options.templates.get(split), self.made.bases[name]
-        if template is None:
+        form = FORMS[wanted] if wanted else None
+        if template is None and form is None:
             text = f"{out} is in the labels' own form; give the challenge's with --template {split}=FILE"
             self.made.notes.append(text)
 
         def do() -> None:
-            form = template
-            if form is None:
-                form = self.root / "predictions" / f"template.{split}.csv"
-                write_bytes(form, template_of(base.dataset, base.labels, split))
-            submit(self.made.file(name, split), form, self.root / out)
+            like = template
+            if like is None and form is None:
+                like = self.root / "predictions" / f"template.{split}.csv"
+                write_bytes(like, template_of(base.dataset, base.labels, split))
+            submit(self.made.file(name, split), like, self.root / out, form=form)
 
         settings = {"template": content(template) if template else None, **base.data}
+        settings |= {"form": wanted} if wanted else {}
         return Step(f"submit {split}", (out,), settings, (self.made.makers[name, split],), do)
 
     def report(self, title: str, page: str, steps: Sequence[Step]) -> Step:

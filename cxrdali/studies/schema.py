@@ -10,8 +10,9 @@ from typing import Any
 
 from cxrdali.evaluate.differences import TESTED
 from cxrdali.models.options import TTAS
-from cxrdali.postprocess.options import CALIBRATIONS, POOLINGS, parse_strategy
-from cxrdali.setting import Legal, at_least, check, one_of, setting
+from cxrdali.postprocess.forms import FORMS
+from cxrdali.postprocess.options import CALIBRATIONS, POOLINGS, STRENGTH, parse_strategy
+from cxrdali.setting import Legal, above, at_least, check, one_of, setting
 from cxrdali.studies.source import Source
 from shards.errors import UserError
 from shards.words import choices
@@ -140,6 +141,16 @@ class StudyMean(Checked):
 
 
 @dataclass(frozen=True)
+class Gate(Checked):
+    """[gate]: tables whose findings are lowered where the image is normal, as NAME-gated; normal: the finding that says
+    so."""
+
+    of: Names
+    normal: str
+    strength: float = setting(STRENGTH, legal=above(0))
+
+
+@dataclass(frozen=True)
 class Calibrate(Checked):
     """[[calibrate]]: tables calibrated on validation, as NAME+METHOD."""
 
@@ -217,14 +228,16 @@ class Matrix(Checked):
 @dataclass(frozen=True)
 class Submission(Checked):
     """[submission]: the first of these tables that there is, else the last; by split, its file from the package or
-    --template."""
+    --template. form: of a challenge, whose columns are known (none: the labels' own)."""
 
     of: Names = ()
+    form: str | None = setting(None, legal=one_of(FORMS))
 
 
 @dataclass(frozen=True)
 class Study(Checked):
-    """The whole file. packs: paths by name; a study without them has one, --data. settings: of all runs."""
+    """The whole file. packs: paths by name, "" for one that --data gives; a study without them has one, --data. demo:
+    by pack the synthetic hospital that takes its place with --scale demo. settings: of all runs."""
 
     source: Source
     title: str = "Study"
@@ -232,6 +245,7 @@ class Study(Checked):
     labels: str | None = None
     draws: int = setting(1000, legal=at_least(0))
     packs: Mapping[str, str] = field(default_factory=dict)
+    demo: Mapping[str, str] = field(default_factory=dict)
     recipes: Recipes = Recipes()
     settings: Mapping[str, Any] = field(default_factory=dict)
     runs: tuple[RunTable, ...] = ()
@@ -240,6 +254,7 @@ class Study(Checked):
     ensembles: tuple[Ensemble, ...] = ()
     views: Views | None = None
     study_mean: StudyMean | None = None
+    gate: Gate | None = None
     calibrate: tuple[Calibrate, ...] = ()
     evaluate: Evaluate = Evaluate()
     comparisons: tuple[Comparison, ...] = ()

@@ -69,6 +69,13 @@ def spread(values: Sequence[float]) -> dict:
     return {"mean": mean, "sd": sd, "n": n, "low": low, "high": high}
 
 
+def tested(differences: Sequence[float]) -> dict:
+    """`spread` of paired differences, and p of the t test that their mean is 0; None below two, or if all are equal."""
+    found = spread(differences)
+    error = (found["sd"] or 0) / max(found["n"], 1) ** 0.5
+    return {**found, "p": 2 * float(stats.t.sf(abs(found["mean"]) / error, found["n"] - 1)) if error else None}
+
+
 def judged(claim: Claim, higher: Sequence[Path], lower: Sequence[Path], base: Base, draws: int) -> dict:
     """The claim with both scores, their difference, its interval (over seeds where both sides have several, else of
     samples of patients) and a verdict: it holds, does not hold, or the two are not separable."""

@@ -6,8 +6,8 @@ best epoch. A cell's runs differ in seed or fold alone. What is missing stands t
     title, synthetic, level, seconds (by step; None: not done), claims, notes
     runs            name, cell, repeat ("seed 0 fold 1"), state ("done", or why not)
     scores          run (a cell), split, metric, values by repeat, mean, sd, n, low, high
-    differences     run, against, split, metric, values by repeat, mean, sd, n, low, high: paired by repeat, on the same
-                    images and findings; t intervals
+    differences     run, against, split, metric, values by repeat, mean, sd, n, low, high, p, p_holm: paired by repeat,
+                    on the same images and findings; t intervals; Holm's adjustment over those of a split and metric
     by_patient      comparison, run, against, metric, difference, low, high, p, p_holm: of samples of patients
     matrix          of `cxrdali.evaluate.matrix`, of studies that have one
     missing         name, split, why
@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cxrdali.evaluate.differences import TESTED
+from cxrdali.metrics.intervals import holm
 from cxrdali.report.training.folder import RECORD as PAPER
 from cxrdali.runs.layout import RECORD, STUDY
 from cxrdali.runs.reader import Run
 from cxrdali.runs.steps import Book
 from cxrdali.studies.ground import FIT
-from cxrdali.studies.seeds import LEVEL, means, spread
+from cxrdali.studies.seeds import LEVEL, means, spread, tested
 from shards.errors import UserError
 from shards.storage.files import json_bytes
 from shards.storage.sealed import read_json
@@ -49,6 +50,11 @@ class Entry:
 
 def study_table(root: Path) -> dict:
     """The numbers of the module's text. Raises UserError if there is no study in the folder, or a file is damaged."""
+    return found_in(root)[0]
+
+
+def found_in(root: Path) -> tuple[dict, list[Entry]]:
+    """The numbers in a study's folder, and the scores that their means are of."""
     record = _record(root)
     steps = [each["name"] if isinstance(each, dict) else each for each in record["steps"]]
     states, seconds = _states(Book(root), steps)
@@ -63,7 +69,7 @@ def study_table(root: Path) -> dict:
     by_seed = [each for each in compared.values() if each.get("by") == "seed"]
     entries = [_with_groups(each, by_seed) for each in entries]
     folds = any("fold" in each.get("axes", {}) for each in runs.values())
-    return {
+    result = {
         "format": FORMAT,
         "title": record.get("title", root.name),
         "synthetic": bool(record.get("synthetic")),
@@ -72,8 +78,7 @@ def study_table(root: Path) -> dict:
             {"name": name, "cell": each["cell"], "repeat": each["repeat"], "state": states.get(f"train {name}", DONE)}
             for name, each in runs.items()
         ],
-        "scores": list(_scores(entries)),
-        "differences": list(_differences(entries, [each["baseline"] for each in by_seed])),
+        **over_repeats(entries, [each["baseline"] for each in by_seed]),
         "by_patient": [row for name, each in compared.items() if each not in by_seed for row in _patients(name, each)],
         "missing": [{"name": each.name, "split": each.split, "why": each.why} for each in entries if each.why],
         "matrix": _json(root / "matrix.json") if states.get("matrix") == DONE else None,
@@ -81,6 +86,13 @@ def study_table(root: Path) -> dict:
         "notes": [*record.get("notes", []), *([OVERLAPPING] if folds else [])],
         "seconds": {step: seconds.get(step) for step in steps},
     }
+    return result, entries
+
+
+def over_repeats(entries: Sequence[Entry], baselines: Sequence[str]) -> dict:
+    """scores and differences of the module's text; baselines: cells that others are compared with."""
+    found = list(_differences(entries, baselines))
+    return {"scores": list(_scores(entries)), "differences": adjusted(found, "split", "metric")}
 
 
 def _record(root: Path) -> dict:
@@ -181,7 +193,7 @@ def _with_groups(entry: Entry, by_seed: Sequence[dict]) -> Entry:
 # ------------------------------------------------------------ over seeds and folds
 
 
-def _cells(entries: Sequence[Entry]) -> dict[str, dict[str, dict[str, Entry]]]:
+def by_cell(entries: Sequence[Entry]) -> dict[str, dict[str, dict[str, Entry]]]:
     """By split, cell and repeat."""
     found: dict[str, dict[str, dict[str, Entry]]] = {}
     for each in entries:
@@ -192,7 +204,7 @@ def _cells(entries: Sequence[Entry]) -> dict[str, dict[str, dict[str, Entry]]]:
 
 
 def _scores(entries: Sequence[Entry]) -> Iterable[dict]:
-    for split, cells in _cells(entries).items():
+    for split, cells in by_cell(entries).items():
         known = [
             metric for metric in TESTED if any(metric in e.scores for cell in cells.values() for e in cell.values())
         ]
@@ -205,7 +217,7 @@ def _scores(entries: Sequence[Entry]) -> Iterable[dict]:
 
 def _differences(entries: Sequence[Entry], baselines: Sequence[str]) -> Iterable[dict]:
     """Of each cell to the first that was judged on the same images; a baseline of the study's comparisons before."""
-    for split, cells in _cells(entries).items():
+    for split, cells in by_cell(entries).items():
         order = sorted(cells, key=lambda cell: cell not in baselines)
         for place, cell in enumerate(order):
             for first in order[:place]:
@@ -225,7 +237,16 @@ def _paired(pairs: Mapping[str, tuple[Entry, Entry]]) -> Iterable[dict]:
         both = {repeat: [side.scores.get(metric) for side in pair] for repeat, pair in pairs.items()}
         values = {repeat: one - other for repeat, (one, other) in both.items() if None not in (one, other)}
         if values:
-            yield {"metric": metric, "values": values, **spread(list(values.values()))}
+            yield {"metric": metric, "values": values, **tested(list(values.values()))}
+
+
+def adjusted(rows: Sequence[dict], *family: str) -> list[dict]:
+    """With p_holm: Holm's adjustment of p over the rows that are alike in these keys."""
+    found: dict[int, float | None] = {}
+    for alike in dict.fromkeys(tuple(row[key] for key in family) for row in rows):
+        own = [place for place, row in enumerate(rows) if tuple(row[key] for key in family) == alike]
+        found |= dict(zip(own, holm([rows[place]["p"] for place in own]), strict=True))
+    return [{**row, "p_holm": found[place]} for place, row in enumerate(rows)]
 
 
 def _patients(name: str, comparison: dict) -> Iterable[dict]:

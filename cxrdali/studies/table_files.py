@@ -14,9 +14,11 @@ from shards.storage.sealed import sealed_json
 
 FILES = ("table.json", "table.csv", "table.tex", "table.md")
 COLUMNS = ("kind", "run", "against", "split", "metric", "mean", "sd", "n", "low", "high", "p", "p_holm", "why")
+WIDEST, LONG = 84, 32  # letters: of a line in small print; of a cell that is not broken into lines
 TEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$",
-    "–": "--", **{each: f"\\{each}" for each in "&%$#_{}"},
+    "–": "--", "—": "---", "<": "$<$", ">": "$>$", "|": "$|$", "≤": r"$\leq$", "≥": r"$\geq$", "×": r"$\times$",
+    "→": r"$\to$", **{each: f"\\{each}" for each in "&%$#_{}"},
 }  # fmt: skip
 
 
@@ -44,19 +46,37 @@ def markdown(title: str, shown: Sequence[Table]) -> str:
 
 
 def latex(title: str, shown: Sequence[Table]) -> str:
+    """As many columns beside each other as a page of one column of text holds, the others below them."""
     lines = [f"% {title}".replace("\n", " "), r"% \usepackage{booktabs}"]
     for each in shown:
-        ways = "".join("l" if kind == "text" else "r" for _, kind in each.columns)
-        body = [" & ".join(map(escaped, row)) + r" \\" for row in [[name for name, _ in each.columns], *each.texts()]]
-        lines += [
-            "",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{escaped(each.caption)}}}",
-            rf"\begin{{tabular}}{{{ways}}}",
-        ]
-        lines += [r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+        body = [[name for name, _ in each.columns], *each.texts()]
+        lines += ["", r"\begin{table}", r"\centering\footnotesize", rf"\caption{{{escaped(each.caption)}}}"]
+        for number, places in enumerate(_side_by_side(body, [kind for _, kind in each.columns])):
+            ways = "".join(_way([row[place] for row in body], each.columns[place][1]) for place in places)
+            head, *rows = [" & ".join(escaped(row[place]) for place in places) + r" \\" for row in body]
+            lines += [r"\par\medskip"] * (number > 0)
+            lines += [rf"\begin{{tabular}}{{{ways}}}", r"\toprule", head, r"\midrule", *rows]
+            lines += [r"\bottomrule", r"\end{tabular}"]
+        lines.append(r"\end{table}")
     return "\n".join([*lines, ""])
+
+
+def _side_by_side(body: Sequence[Sequence[str]], kinds: Sequence[str]) -> list[list[int]]:
+    """Places of the columns of each part of a table; what names its rows is in all of them."""
+    widths = [min(LONG, max(len(row[place]) for row in body)) + 2 for place in range(len(kinds))]
+    leading = next((place for place, kind in enumerate(kinds) if kind not in ("text", "count")), 1)
+    own, parts = list(range(leading)), [list(range(leading))]
+    for place in range(leading, len(kinds)):
+        if len(parts[-1]) > leading and sum(widths[each] for each in [*parts[-1], place]) > WIDEST:
+            parts.append(own.copy())
+        parts[-1].append(place)
+    return parts
+
+
+def _way(cells: Sequence[str], kind: str) -> str:
+    if max(map(len, cells)) > LONG:
+        return r"p{0.35\linewidth}"
+    return "l" if kind == "text" else "r"
 
 
 def escaped(text: str) -> str:

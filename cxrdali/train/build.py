@@ -1,4 +1,4 @@
-"""The parts of a training run, each built once: model, loss, loaders, optimizer, schedule, step."""
+"""The parts of a training run, each built once: model, loss, loaders, optimizer, rates, step."""
 
 import logging
 import warnings
@@ -9,20 +9,21 @@ from pathlib import Path
 import numpy as np
 import torch
 from timm.layers import convert_sync_batchnorm
-from timm.scheduler import CosineLRScheduler
 from torch.nn.parallel import DistributedDataParallel
 
 from cxrdali.data import gpu
 from cxrdali.data.augment import options_of
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
+from cxrdali.data.pairs import Pairs
+from cxrdali.data.schedule import Segment
 from cxrdali.data.study_loader import StudyLoader
 from cxrdali.models import identity
 from cxrdali.models.classifier import Classifier, create
 from cxrdali.models.loss_module import LossModule
 from cxrdali.models.probe import look
 from cxrdali.models.study import StudyClassifier
-from cxrdali.models.weights import head_keys, load_initial
+from cxrdali.models.weights import head_keys, load_initial, resampled
 from cxrdali.runs.layout import BEST, LAST
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import TrainSettings, sampling_seed
@@ -33,12 +34,14 @@ from cxrdali.runtime.distributed import Ranks, mean_in_order
 from cxrdali.runtime.full import told_if_full
 from cxrdali.runtime.options import AUTO
 from cxrdali.train import compiling, microbatch
-from cxrdali.train.features import CachedLoader, Head, features_of
+from cxrdali.train.cached import is_cached, with_features
+from cxrdali.train.ema import Ema
+from cxrdali.train.features import CachedLoader, Head
+from cxrdali.train.groups import parameter_groups
+from cxrdali.train.rates import Rates
 from cxrdali.train.selection import TrainingData
 from cxrdali.train.step import Step, adamw, grad_scaler
-from cxrdali.train.study_features import Backbone, FeatureLoader, kept
 from shards.errors import UserError
-from shards.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +63,8 @@ class Parts:
 
     settings: with the micro-batch that is used; searched: the search for it, as recorded in config.json; arranged: how
     the model was compiled, or not. forward: what a step calls: the model, compiled or not, with several ranks in
-    DistributedDataParallel; with cached features, the classifier alone.
+    DistributedDataParallel; with cached features, the classifier alone. steps: of every epoch of the run; segment: the
+    epochs that these parts train, of a schedule those of one size.
     """
 
     settings: TrainSettings
@@ -74,17 +78,42 @@ class Parts:
     loader: Loader | CachedLoader
     val_loader: Loader | CachedLoader
     step: Step
-    steps_per_epoch: int
-    scheduler: CosineLRScheduler
+    steps: tuple[int, ...]
+    segment: Segment
+    rates: Rates
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Of the segment's epochs."""
+        return self.steps[self.segment.start]
 
     @property
     def share(self) -> int:
         """Images of a batch that this rank trains on."""
         return self.settings.optimizer.batch // self.ranks.world
 
+    @property
+    def pairs(self) -> Pairs:
+        """What is done to neighbours of a batch, and their targets."""
+        data = self.settings.data
+        return Pairs(data.mixup, data.cutmix, sampling_seed(self.settings.seed, self.settings.stage))
+
+    def to_train(self, epoch: int) -> None:
+        """The model as an epoch trains it (from 0): in the head epochs, its classifier alone.
+
+        Then neither the compiled model nor DistributedDataParallel takes part: both are of all parameters.
+        """
+        how, frozen = self.settings.optimizer, self.settings.model.frozen
+        alone = epoch < how.head_epochs
+        self.model.to_train(frozen or alone)
+        if how.head_epochs:
+            for each in rest_of(self.model):
+                each.requires_grad_(not alone)
+            self.step.forward, self.step.by_hand = (self.model if alone else self.forward), alone
+
     def targets(self, rows: torch.Tensor) -> torch.Tensor:
-        """Of catalog rows (of studies the first ones), int64 [n] on the CPU, as the training loss sees them: float32
-        [n, F] on the device."""
+        """Of catalog rows (of studies the first ones), int64 [n] on the CPU, as the training loss sees them:
+        float32 [n, F] on the device."""
         wanted = self.data.targets.in_training if self.data.of_studies is None else self.data.of_studies
         return gpu.sent(wanted[rows.numpy()], torch.device(self.hardware.device))
 
@@ -92,6 +121,11 @@ class Parts:
         """What the network gave for validation, [m, F], as each validation image has it: of its study, if that is what
         the network sees."""
         return values if self.settings.study is None else self.val_loader.by_image(values)
+
+    def weights(self, rows: torch.Tensor) -> torch.Tensor | None:
+        """How much the labels of catalog rows, int64 [n] on the CPU, count: float32 [n] on the device; None: all 1."""
+        known = self.data.row_weights
+        return None if known is None else gpu.sent(known[rows.numpy()], torch.device(self.hardware.device))
 
 
 def build(
@@ -112,59 +146,44 @@ def build(
     if settings.runtime.compile is True:
         check_compiler(hardware.device)
     model = _model(settings, data.findings, before).to(hardware.device)
-    smoothing = settings.data.label_smoothing
+    smoothing, how = settings.data.label_smoothing, settings.optimizer
     loss = LossModule(settings.loss, data.positives, data.negatives, smoothing).to(hardware.device)
-    optimizer, scaler = adamw(model, settings.optimizer.lr, settings.optimizer.weight_decay), grad_scaler(hardware)
+    optimizer = adamw(model, how.lr, how.weight_decay, parameter_groups(model, how))
     options = settings.loader_options(hardware.device)
     if options.threads is None:
         options = replace(options, threads=ranks.threads())
     make = make_loader if settings.study is None else partial(StudyLoader, most=settings.study.study_images)
-    loader, val_loader = _loaders(settings, data, ranks, make, options)
+    loader, val_loader = loaders(settings, data, ranks, make, options)
     shape = microbatch.BatchShape(ranks.share(settings.optimizer.batch), settings.data.size, len(data.findings))
     trial = microbatch.Trial(settings, hardware, ranks, model, loss, (loader, val_loader), shape)
     micro_batch, searched = microbatch.resolve(trial, before and before.micro_batch)
     settings = settings.changed(micro_batch=micro_batch)
     _check_norms(model, settings, micro_batch or shape.images)
-    cached = is_cached(settings, ranks.world)
-    if settings.study and not cached:
+    _check_pairs(settings, shape.images, ranks.world)
+    if settings.study and not is_cached(settings, ranks.world):
         settings.study.check_fits(micro_batch)
     # not before the search: each rank tries sizes of its own, and fails at its own; one process has all images
     if settings.runtime.sync_bn and ranks.world > 1:
         _synchronise(model, hardware)
-    steps = min(len(loader), settings.runtime.limit_batches or len(loader))
+    epoch = int(before.about.get("epoch", 0)) if before else 0
+    segment = next(each for each in settings.segments if each.size == settings.data.size)
+    steps = settings.steps(len(loader.rows))
     arranged = compiling.Arranged(_shared(model, hardware, ranks))
-    if cached and settings.study:
-        plain = partial(Loader, data.dataset, options=options, rank=ranks.rank, world=ranks.world)
-        features = kept(Backbone(model, plain, hardware, ranks), data.rows, settings.study.folder)
-        loader, val_loader = (FeatureLoader(each, features, hardware) for each in (loader, val_loader))
-    elif cached and model.seen.why:
-        log.info(f"features are computed anew in every epoch: {model.seen.why}")
-    elif cached:
-        plain = make_loader(data.dataset, data.train_rows, options)
-        loader = _cached(loader, plain, model, hardware, micro_batch)
-        val_loader = _cached(val_loader, val_loader, model, hardware, micro_batch)
-        arranged = compiling.Arranged(Head(model))
+    if cached := with_features(settings, data, model, hardware, ranks, (loader, val_loader)):
+        loader, val_loader = cached
+        arranged = arranged if settings.study else compiling.Arranged(Head(model))
     if settings.runtime.compile and not isinstance(arranged.forward, Head):
-        left = (settings.optimizer.epochs - int(before.about.get("epoch", 0) if before else 0)) * steps
+        left = (segment.end - max(segment.start, epoch)) * steps[segment.start]
         stored, trial = before and before.compiled, replace(trial, settings=settings)
         with told_if_full(microbatch.full_words(settings, shape.images)):
             arranged = compiling.arrange(trial, arranged.forward, left, stored)
     settings, forward = settings.changed(compile=arranged.on), arranged.forward
+    ema = Ema(model, how, settings.model.frozen) if how.ema_decay is not None else None
+    step = Step(forward, loss, optimizer, grad_scaler(hardware), hardware, ranks, how.clip_norm, ema)
     return Parts(
-        settings, searched, arranged, data, hardware, ranks, model, forward, loader, val_loader,
-        Step(forward, loss, optimizer, scaler, hardware, ranks), steps, schedule(optimizer, settings, steps),
+        settings, searched, arranged, data, hardware, ranks, model, forward, loader, val_loader, step, steps, segment,
+        Rates(optimizer, how, steps),
     )  # fmt: skip
-
-
-def is_cached(settings: TrainSettings, world: int = 1) -> bool:
-    """Whether a frozen backbone's features are computed once: nothing changes an image between epochs.
-
-    A trial of a few batches would wait for the features of all images, and every rank would compute them all, unless
-    they are kept on disk for study-level runs.
-    """
-    runtime, augment = settings.runtime, options_of(settings.data.flips, settings.data.cutout, settings.data.augment)
-    whole = runtime.cache_features and not runtime.limit_batches and (world == 1 or settings.study is not None)
-    return settings.model.frozen and whole and augment is None
 
 
 def initial_weights(init: str | None) -> Path | None:
@@ -187,36 +206,6 @@ def _start(init: Path, weights: Path, about: dict[str, str]) -> str:
         return f"{init}, {reached(Run.open(init))}"
     known = [f"{name} {about[name]}" for name in ("arch", "epoch", "map", "lrap") if name in about]
     return ", ".join([str(weights), *known, f"written {written(weights)}"])
-
-
-class _ByEpoch(CosineLRScheduler):
-    """After the warm-up, the rate of each epoch's first step holds for the whole epoch."""
-
-    steps_per_epoch = 1
-
-    def _get_lr(self, t: int) -> list[float]:
-        return super()._get_lr(t if t < self.warmup_t else t - t % self.steps_per_epoch)
-
-
-def schedule(optimizer: torch.optim.Optimizer, settings: TrainSettings, steps_per_epoch: int) -> CosineLRScheduler:
-    """Linear warm-up over the first epoch(s), then cosine to min_lr by step or by epoch, or a constant rate: a function
-    of the step alone.
-
-    A run of no more epochs than the warm-up has no warm-up. The first step's rate is above 0: none is wasted.
-    """
-    how = settings.optimizer
-    warmup = how.warmup_epochs * steps_per_epoch if how.epochs > how.warmup_epochs else 0
-    made = (_ByEpoch if how.lr_schedule == "epoch" else CosineLRScheduler)(
-        optimizer,
-        t_initial=how.epochs * steps_per_epoch - warmup,
-        warmup_t=warmup,
-        warmup_lr_init=how.lr / (warmup + 1),
-        lr_min=how.lr if how.lr_schedule == "constant" else how.min_lr,
-        warmup_prefix=True,
-        t_in_epochs=False,
-    )
-    made.steps_per_epoch = steps_per_epoch
-    return made
 
 
 # ---------------------------------------------------------------- the model
@@ -242,17 +231,22 @@ def _model(settings: TrainSettings, findings: tuple[str, ...], before: Continued
         for name in ("size", "logit_scale", "findings"):
             if before.about.get(name, own[name]) != own[name]:
                 raise UserError(f"{LAST}: {name} is {before.about[name]!r} there, {own[name]!r} in this run; {restore}")
-        model.backbone.load_state_dict(before.weights)
+        model.backbone.load_state_dict(resampled(model.backbone, before.weights))  # the size may have changed
     if settings.model.frozen:
         model.seen = look(model, len(findings))  # trained weights may combine classifiers otherwise than new ones
         _freeze(model, settings.model.arch)
     return model
 
 
+def rest_of(model: Classifier) -> list[torch.nn.Parameter]:
+    """The parameters that are not the classifier's."""
+    head = set(head_keys(model))
+    return [each for key, each in model.backbone.named_parameters() if key not in head]
+
+
 def _freeze(model: Classifier, arch: str) -> None:
     """Only the classifier is trained. Raises UserError if there is nothing else."""
-    head = set(head_keys(model))
-    rest = [each for key, each in model.backbone.named_parameters() if key not in head]
+    rest = rest_of(model)
     if not rest:
         raise UserError(f"{arch!r} has no backbone beside its classifier; there is nothing to freeze")
     for each in rest:
@@ -268,6 +262,18 @@ def _check_norms(model: Classifier, settings: TrainSettings, at_a_time: int) -> 
             f"normalisation {layer!r} would see 1 value of each channel; use a larger "
             + ("--micro-batch" if runtime.micro_batch else "--batch")
         )
+
+
+def _check_pairs(settings: TrainSettings, share: int, world: int) -> None:
+    """Raises UserError if a process's share of a batch is not made of whole pairs."""
+    for name in ("mixup", "cutmix"):
+        if getattr(settings.data, name) and share % 2:
+            each = f", {share} for each of {world} processes" if world > 1 else ""
+            batch = settings.optimizer.batch
+            raise UserError(
+                f"{name}: mixes pairs of neighbours, and a batch of {batch}{each} is not made of pairs; give a --batch "
+                f"that {2 * world} divides"
+            )
 
 
 def _synchronise(model: Classifier, hardware: Hardware) -> None:
@@ -297,7 +303,7 @@ def _shared(model: Classifier, hardware: Hardware, ranks: Ranks) -> torch.nn.Mod
 # ---------------------------------------------------------------- the loaders
 
 
-def _loaders(
+def loaders(
     settings: TrainSettings, data: TrainingData, ranks: Ranks, make_loader: type[Loader], options: LoaderOptions
 ) -> tuple[Loader, Loader]:
     """Of training: shuffled, augmented, whole batches; of validation: as the images are."""
@@ -310,14 +316,3 @@ def _loaders(
         **sampled, **part,
     )  # fmt: skip
     return loader, make_loader(data.dataset, data.val_rows, options, **part)
-
-
-def _cached(
-    loader: Loader, plain: Loader, model: Classifier, hardware: Hardware, micro_batch: int | None
-) -> CachedLoader:
-    """`loader` with the backbone's features for images; `plain` has its rows once and in order."""
-    what = "validation" if plain is loader else "training"
-    features = features_of(model, plain, hardware, micro_batch, f"features of {what} images")
-    rows = counted(len(plain.rows), f"{what} image")
-    log.info(f"features of {rows}: {features.shape[1]:,} numbers each, computed once")
-    return CachedLoader(loader, plain.rows, features)

@@ -1,6 +1,7 @@
 """What a training run says in the log."""
 
 import logging
+import math
 import time
 
 import numpy as np
@@ -9,13 +10,16 @@ from cxrdali.data.loader import nearest_stored
 from cxrdali.data.mix import words as mix_words
 from cxrdali.data.sampler import SampledRows, epoch_samples
 from cxrdali.data.samplers.repeat_factor import RepeatedRows
+from cxrdali.data.schedule import epochs_left
 from cxrdali.data.splits import fold_positives, released_rows, subjects_on_both_sides
 from cxrdali.data.targets import any_positive
 from cxrdali.metrics.longtail import GROUPS, groups, without_training
 from cxrdali.metrics.ranking import Scores, without_words
 from cxrdali.models.loss import Loss, effective_images
+from cxrdali.runs import pseudo
 from cxrdali.runs.progress import Progress
-from cxrdali.runs.settings import TrainSettings
+from cxrdali.runs.settings import GROWING, TrainSettings
+from cxrdali.setting import spelled
 from cxrdali.train.build import Parts
 from cxrdali.train.selection import TrainingData
 from cxrdali.train.state import State
@@ -42,9 +46,10 @@ def describe(parts: Parts) -> None:
     for part in data.dataset.parts:
         if outlook := part.dataset.outlook(nearest_stored(part.dataset, settings.data.size)):
             log.info(outlook)
+    if settings.data.schedule:
+        log.info(f"schedule {settings.data.schedule}: {counted(settings.optimizer.epochs, 'epoch')} in all")
     log.info(
-        f"stage {settings.stage}: {settings.model.arch}, {settings.data.size} px, batch {settings.optimizer.batch}, "
-        f"{counted(settings.optimizer.epochs, 'epoch')} of {counted(parts.steps_per_epoch, 'step')}, "
+        f"stage {settings.stage}: {settings.model.arch}, {_size_words(parts)}, "
         f"{parts.hardware.precision} on {parts.hardware.device}, decode {options.resolved_decode} "
         f"({counted(options.resolved_threads, 'thread')})"
     )
@@ -59,6 +64,9 @@ def describe(parts: Parts) -> None:
             f"{settings.study.fusion}"
         )
     _describe_views(data, settings.data.view)
+    pseudo.describe(data.labels)
+    if settings.data.label_weight:
+        log.info(f"labels count {settings.data.label_weight} in the training loss")
     _describe_packs(data)
     _describe_folds(settings, data)
     if ranks.world > 1:
@@ -67,25 +75,66 @@ def describe(parts: Parts) -> None:
             f"{ranks.world} processes, {ranks.local_world} on this machine: {counted(parts.share, 'image')} of every "
             f"batch each; batch normalisation of each sees {sees}"
         )
-    smooth, what = settings.data.soft_targets, "fusion and classifier" if settings.study else "the classifier"
+    smooth = settings.data.soft_targets
     if settings.loss.name != "bce" or settings.flat().get("pos_weight") != "none" or settings.model.frozen or smooth:
+        what = "fusion and classifier" if settings.study else "the classifier"
         parameters = ", ".join(f"{name} {_plain(value)}" for name, value in settings.loss.parameters.items())
         log.info(
             f"loss {settings.loss.name} ({parameters})"
             + (f", {smooth}" if smooth else "")
             + (f"; {what} alone" if settings.model.frozen else "")
         )
+    _describe_steps(settings)
     for name, values in settings.loss.per_finding(data.positives, data.negatives).items():
         if (values[data.positives > 0] != 1).any():
             log.info(weight_words(name, values, settings.loss, data))
     _describe_scored(data)
     _describe_visits(data, settings.data.sampler.name, settings.data.mix)
-    for part in data.dataset.parts:
-        if (stored := nearest_stored(part.dataset, settings.data.size)) != settings.data.size:
+    _describe_resized(parts)
+
+
+def describe_size(parts: Parts) -> None:
+    """What the next size of a schedule is."""
+    log.info(f"from here on {_size_words(parts)}")
+    _describe_resized(parts)
+
+
+def _size_words(parts: Parts) -> str:
+    settings, segment = parts.settings, parts.segment
+    growing = GROWING if settings.data.grow_from != 1 else ()
+    grown = [f"{spelled(name)} {value:g}" for name in growing if (value := settings.flat()[name])]
+    words = (
+        f"{settings.data.size} px, batch {settings.optimizer.batch}, {counted(segment.epochs, 'epoch')} of "
+        f"{counted(parts.steps_per_epoch, 'step')}"
+    )
+    return ", ".join([words, *grown])
+
+
+def _describe_resized(parts: Parts) -> None:
+    size = parts.settings.data.size
+    for part in parts.data.dataset.parts:
+        if (stored := nearest_stored(part.dataset, size)) != size:
             log.info(
-                f"{part.name + ': ' if part.name else ''}size {settings.data.size} is not stored: {stored} px "
+                f"{part.name + ': ' if part.name else ''}size {size} is not stored: {stored} px "
                 "renditions are resized, which costs more than decoding; pack this size for speed"
             )
+
+
+def _describe_steps(settings: TrainSettings) -> None:
+    """What the steps have beyond one rate for all."""
+    how = settings.optimizer
+    if how.head_epochs:
+        rate, rest = how.head_epochs_lr or how.rate_of_head, counted(how.epochs - how.head_epochs, "epoch")
+        log.info(f"the classifier alone for {counted(how.head_epochs, 'epoch')} at lr {rate:g}, then all for {rest}")
+    if how.head_lr is not None or how.layer_decay is not None:
+        layers = "" if how.layer_decay is None else f", times {how.layer_decay:g} a layer towards the images"
+        log.info(f"lr {how.lr:g}{layers}; of the classifier {how.rate_of_head:g}")
+    if how.ema_decay is not None:
+        half = how.batch * math.log(0.5) / math.log(how.ema_decay)
+        log.info(
+            f"moving average of the weights, decay {how.ema_decay:.8g}: half of it is of the last {half:,.0f} images; "
+            "the better of the two is the best"
+        )
 
 
 def weight_words(name: str, values: np.ndarray, loss: Loss, data: TrainingData) -> str:
@@ -230,11 +279,11 @@ class Pace:
         now = time.perf_counter()
         # an epoch that an earlier start began is in its row as a whole
         self._seconds.append(max(now - self._last, row["train_seconds"] + row["val_seconds"]))
-        self._last, how = now, parts.settings.optimizer
+        self._last, how, every = now, parts.settings.optimizer, parts.settings.segments
         if Progress.of(state.epoch, state.best_epoch, state.best_score, parts.settings).finished:
             return ""
         known = self._seconds[1:] or self._seconds  # the first compiles, and fills the cache of files
-        seconds = (how.epochs - state.epoch) * sum(known) / len(known)
+        seconds = epochs_left(every, state.epoch, parts.segment) * sum(known) / len(known)
         return f", {'at most ' if how.patience else ''}{span(seconds)} left"
 
 
@@ -257,11 +306,13 @@ def report_epoch(row: dict, scores: Scores, parts: Parts, state: State, pace: Pa
     units = "studies" if parts.settings.study else "images"
     star = " *best" if state.best_epoch == row["epoch"] else ""
     of = f" of {counted(len(scores.scored), 'finding')}" if scores.without_ap else ""
+    at = f" at {row['size']} px" if "size" in row else ""
     each = ", ".join(f"{pack.pack} {row[f'mAP_{pack.pack}']:.4f}" for pack in parts.data.labels.packs)
+    averaged = f" (their average {row['ema_mAP']:.4f})" if "ema_mAP" in row else ""
     log.info(
-        f"epoch {row['epoch']}/{parts.settings.optimizer.epochs}: loss {row['train_loss']:.4f}, "
-        f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}{of}{each and f' ({each})'}, LRAP {row['LRAP']:.4f}, "
-        f"AUROC {row['macro_AUROC']:.4f}; "
+        f"epoch {row['epoch']}/{parts.settings.optimizer.epochs}{at}: loss {row['train_loss']:.4f}, "
+        f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}{averaged}{of}{each and f' ({each})'}, "
+        f"LRAP {row['LRAP']:.4f}, AUROC {row['macro_AUROC']:.4f}; "
         f"{row['images_per_second']:,.0f} {units}/s, {waiting:.1%} waiting for data{bucket}"
         f"{pace.left(row, parts, state)}{star}"
     )

@@ -5,17 +5,19 @@ import itertools
 import resource
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from cxrdali.data.schedule import Segment, at
 from cxrdali.data.studies import pixels
 from cxrdali.predictions import ID_COLUMNS
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.distributed import StoppedTogether
 from cxrdali.runtime.full import told_if_full
-from cxrdali.train.build import Parts, is_cached
+from cxrdali.train.build import Parts, build
+from cxrdali.train.cached import is_cached
 from cxrdali.train.console import describe
 from cxrdali.train.hooks import Hooks
 from cxrdali.train.microbatch import full_words
@@ -32,7 +34,8 @@ class DryRun:
     """epochs, steps: those that are left, of `planned` epochs of steps_per_epoch; training_seconds and
     validation_seconds: of all these, each of which validates val_images; measured: steps, of which each took
     step_seconds; disk_bytes: of the run's folder, twice as many while it is saved; memory_bytes: at the peak, of the
-    GPU (as torch holds it) or of this process; cached: a frozen backbone's features would be computed once."""
+    GPU (as torch holds it) or of this process; cached: a frozen backbone's features would be computed once. Of a
+    schedule it is of the size that comes next, and `later` has one for each size after it."""
 
     planned: int
     epochs: int
@@ -47,6 +50,13 @@ class DryRun:
     memory_bytes: int
     on_gpu: bool
     cached: bool
+    segment: Segment
+    later: tuple["DryRun", ...] = ()
+
+    @property
+    def sizes(self) -> tuple["DryRun", ...]:
+        """Of every size that is left."""
+        return (self, *self.later)
 
 
 class _Measured(StoppedTogether):
@@ -63,7 +73,14 @@ def dry_run(settings: TrainSettings, dataset: Dataset, out: Path, recipe: dict |
     def look(parts: Parts, loaded: dict | None) -> None:
         describe(parts)
         cached = is_cached(settings, parts.ranks.world) and not parts.model.seen.why
-        found.append(_measured(parts, loaded or {"epoch": 0, "position": 0}, cached))
+        begun = loaded or {"epoch": 0, "position": 0}
+        found.append(_measured(parts, begun, cached))
+        asked = {name: getattr(settings.runtime, name) for name in ("micro_batch", "compile")}
+        for segment in parts.settings.segments:
+            if segment.start > begun["epoch"]:  # of new weights, which take as long
+                there = parts.settings.changed(**asked).at(segment)
+                later = build(there, parts.data, parts.hardware, parts.ranks)
+                found.append(_measured(later, {"epoch": segment.start, "position": 0}, cached))
         raise _Measured
 
     chosen(settings)  # what is missing for its trackers, a start refuses
@@ -72,7 +89,7 @@ def dry_run(settings: TrainSettings, dataset: Dataset, out: Path, recipe: dict |
         trial = settings.changed(cache_features=False, track=("none",))
         train(trial, dataset, out, recipe=recipe, hooks=Hooks(on_parts=look))
     except _Measured:
-        return found[0]
+        return replace(found[0], later=tuple(found[1:]))
     finally:
         for each in made:
             with contextlib.suppress(OSError):  # not there, or no longer empty: another process has begun
@@ -85,33 +102,40 @@ def _measured(parts: Parts, begun: dict, cached: bool) -> DryRun:
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(parts.hardware.device)
     with told_if_full(full_words(parts.settings, parts.share)):
-        measured, step_seconds = _train(parts, begun["epoch"])
+        # of the classifier alone, and of all
+        of_head = _train(parts, begun["epoch"])[1] if begun["epoch"] < how.head_epochs else 0.0
+        measured, step_seconds = _train(parts, max(begun["epoch"], how.head_epochs))
         image_seconds = _validate(parts)  # of one image
-    epochs = how.epochs - begun["epoch"]
+    segment, candidates = at(parts.settings.segments, begun["epoch"]), 2 if parts.step.ema else 1
+    epochs = segment.end - begun["epoch"]
     steps = epochs * parts.steps_per_epoch - begun["position"] // how.batch
-    training = image_seconds * len(data.train_rows) if cached else step_seconds * steps
-    validation = image_seconds * len(data.val_rows) / parts.ranks.world * (1 if cached else epochs)
+    whole = segment.end - min(max(how.head_epochs, segment.start), segment.end)  # epochs that train all of it
+    first = max(0, steps - whole * parts.steps_per_epoch)
+    training = step_seconds * (steps - first) + of_head * first
+    training = image_seconds * len(data.train_rows) if cached else training
+    validation = image_seconds * len(data.val_rows) / parts.ranks.world * (1 if cached else epochs * candidates)
     weights = list(parts.model.backbone.state_dict().values())
+    copies = 1 + candidates + 2 * how.keep_epochs
     moments = [each for kept in parts.step.optimizer.state.values() for each in kept.values() if torch.is_tensor(each)]
-    # best.safetensors, last.pt, and a row of logits and three ids per validation image
-    disk = _bytes([*weights, *weights, *moments]) + len(data.val_rows) * 4 * (len(data.findings) + 6 * len(ID_COLUMNS))
+    # best.safetensors, epochs/, last.pt, and a row of logits and three ids per validation image
+    disk = _bytes([*weights * copies, *moments]) + len(data.val_rows) * 4 * (len(data.findings) + 6 * len(ID_COLUMNS))
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
     memory = torch.cuda.max_memory_reserved(parts.hardware.device) if on_gpu else resident
     return DryRun(
         how.epochs, epochs, steps, parts.steps_per_epoch, training, validation, measured, step_seconds,
-        len(data.val_rows), disk, memory, on_gpu, cached,
+        len(data.val_rows), disk, memory, on_gpu, cached, segment,
     )  # fmt: skip
 
 
 def _train(parts: Parts, epoch: int) -> tuple[int, float]:
     """How many steps counted, and the mean seconds of one, waiting for data included."""
     device, seconds = parts.hardware.device, []
-    parts.model.to_train(parts.settings.model.frozen)
+    parts.to_train(epoch)
     parts.loader.load_state_dict({"epoch": epoch, "position": 0})
     before = time.perf_counter()
     for images, rows in itertools.islice(parts.loader, min(STEPS + WARM_UP, parts.steps_per_epoch)):
         micro_batch = parts.settings.runtime.micro_batch or len(images)
-        parts.step(images.to(device, non_blocking=True), parts.targets(rows), epoch, micro_batch)
+        parts.step(images.to(device, non_blocking=True), parts.targets(rows), epoch, micro_batch, parts.weights(rows))
         parts.hardware.synchronize()
         seconds.append(-before + (before := time.perf_counter()))
         if parts.ranks.least(int(sum(seconds) > ENOUGH_SECONDS)):

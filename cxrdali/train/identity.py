@@ -161,6 +161,9 @@ def _refuse_difference(out: Path, config: dict, settings: TrainSettings, ranks: 
             fix = "it began when ignore was the name of what is --uncertain ignore-all now: give that"
         elif name in settings.flat() and name not in flatten(stored["settings"]):
             fix = f"it began before there was this setting: give {option_words(name, there)}"
+        elif name in ("flips", "cutout") and "augment_preset" not in flatten(stored["settings"]):
+            began = {each: flatten(stored["settings"])[each] for each in ("flips", "cutout")}
+            fix = f"it began when others were the default: give {' '.join(map(option_words, began, began.values()))}"
         if name == "precision":
             on_cpu = Hardware.resolve(ranks.device(settings.runtime.device), "fp32").device == "cpu"
             anew = there == "fp16" and on_cpu

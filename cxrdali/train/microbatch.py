@@ -10,7 +10,7 @@ import contextlib
 import gc
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -37,11 +37,13 @@ SPARE = 0.02  # of what the process may use stays free: an allocator at its limi
 
 @dataclass(frozen=True)
 class BatchShape:
-    """images: of the batch, or of a process's share of it; size: their side in pixels; num_findings: of the targets."""
+    """images: of the batch, or of a process's share of it; size: their side in pixels; num_findings: of the targets.
+    copies: of the weights that training holds from step to step, and not from backward to step alone."""
 
     images: int
     size: int
     num_findings: int
+    copies: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,9 @@ def _resolved(trial: Trial, stored: dict | None) -> tuple[int | None, dict | Non
             # DALI's buffers live on the same GPU from the first batch on; a rank may have none of validation's
             next(iter(loader), None)
         trial.model.to_train(settings.model.frozen)
-        several = trial.ranks.world > 1
-        found = largest_micro_batch(trial.model, trial.loss, hardware, trial.shape, keeps_gradients=several)
+        # gradients, where several ranks exchange them, and the moving average
+        copies = (trial.ranks.world > 1) + (settings.optimizer.ema_decay is not None)
+        found = largest_micro_batch(trial.model, trial.loss, hardware, replace(trial.shape, copies=copies))
         words = "the largest part of the batch that fits"
     found = trial.ranks.least(found)  # of all ranks, also of those that did not search: their GPUs may differ
     log.info(f"micro-batch {found} of {share}: {words}, {hardware.name}, {memory / 2**30:.0f} GiB")
@@ -153,19 +156,16 @@ def untouched(model: Classifier, hardware: Hardware) -> Iterator[None]:
         _empty(hardware)
 
 
-def largest_micro_batch(
-    model: Classifier, loss: LossModule, hardware: Hardware, shape: BatchShape, keeps_gradients: bool = False
-) -> int:
+def largest_micro_batch(model: Classifier, loss: LossModule, hardware: Hardware, shape: BatchShape) -> int:
     """The largest part of a batch with which a step and a validation pass fit.
 
     model: in the mode in which it is trained (a frozen backbone is in evaluation mode). It and torch's generators are
-    afterwards as they were before; optimizer and scaler are the search's own. keeps_gradients: training holds them from
-    step to step, as several ranks do, and not from backward to step alone. Raises UserError if not one image fits.
+    afterwards as they were before; optimizer and scaler are the search's own. Raises UserError if not one image fits.
     """
     training = model.training
-    trained = [each for each in model.parameters() if each.requires_grad] if keeps_gradients else []
+    trained = [each for each in model.parameters() if each.requires_grad]
     with untouched(model, hardware):
-        held = [torch.empty_like(each) for each in trained]  # noqa: F841 -- to the end
+        held = [torch.empty_like(each) for each in trained * shape.copies]  # noqa: F841 -- to the end
         for micro_batch in divisors(shape.images):
             model.train(training)
             if _fits(model, loss, hardware, shape, micro_batch):

@@ -10,6 +10,7 @@ from cxrdali.fitted import BEST_EPOCH, Fitted, joined, sketch
 from cxrdali.metrics.ranking import Scores
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs import folder
+from cxrdali.runs.layout import AVERAGED, RAW
 from cxrdali.runs.same_data import with_images
 from cxrdali.runtime.distributed import Ranks
 from cxrdali.train.build import Parts
@@ -22,9 +23,10 @@ class State:
     """What a checkpoint holds beside weights, optimizer and generators.
 
     epoch: number of finished epochs; metrics, findings: the rows of metrics.csv and findings.csv; best_checksum: of the
-    best weights' file, None before the first epoch and in a run that an older version began. The fields from
-    `position` on are of the epoch in progress, and 0 between epochs: position and images count samples over all ranks,
-    loss_sum adds up this rank's share of each batch's mean loss, times are in seconds.
+    best weights' file, None before the first epoch and in a run that an older version began; best_weights: whether they
+    are the moving average's. The fields from `position` on are of the epoch in progress, and 0 between epochs: position
+    and images count samples over all ranks, loss_sum adds up this rank's share of each batch's mean loss, norm_sum the
+    gradients' norms, times are in seconds.
     """
 
     finding_names: list[str]
@@ -33,10 +35,12 @@ class State:
     best_epoch: int = 0
     best_score: float = float("-inf")
     best_checksum: str | None = None
+    best_weights: str = RAW
     metrics: list[dict] = field(default_factory=list)
     findings: list[dict] = field(default_factory=list)
     position: int = 0
     loss_sum: float | torch.Tensor = 0.0
+    norm_sum: float | torch.Tensor = 0.0
     steps: int = 0
     images: int = 0
     train_seconds: float = 0.0
@@ -52,14 +56,16 @@ class State:
         mine = torch.as_tensor(self.loss_sum, dtype=torch.float64, device=parts.hardware.device)
         return float(parts.ranks.total(mine.clone()))
 
-    def end_epoch(self, row: dict, scores: Scores, reached: float, is_best: bool) -> None:
+    def end_epoch(self, row: dict, scores: Scores, reached: float, is_best: bool, averaged: bool = False) -> None:
+        """scores, reached, averaged: of the better of the epoch's candidates, and whether that is the average."""
         self.metrics.append(row)
         self.findings += finding_rows(row["epoch"], scores)
         self.epoch = row["epoch"]
         self.position = self.steps = self.images = 0
-        self.loss_sum = self.train_seconds = self.wait_seconds = 0.0
+        self.loss_sum = self.norm_sum = self.train_seconds = self.wait_seconds = 0.0
         if is_best:
             self.best_epoch, self.best_score = self.epoch, reached
+            self.best_weights = AVERAGED if averaged else RAW
 
 
 def finding_rows(epoch: int, scores: Scores) -> list[dict]:
@@ -77,14 +83,26 @@ def finding_rows(epoch: int, scores: Scores) -> list[dict]:
     ]
 
 
-def save(out: Path, parts: Parts, state: State, values: np.ndarray | None = None) -> None:
-    """Called by all ranks; rank 0 writes, and none goes on before it has. values: the validation logits, on rank 0 if
-    this epoch is the best."""
-    about, best = _about(parts, state.epoch), None
-    if values is not None:
-        score = {parts.settings.optimizer.select_by: repr(state.best_score)}
-        weights = parts.model.backbone.state_dict()
-        best = (weights, about | score, _predictions(out.name, parts.data, values))
+@dataclass(frozen=True)
+class Chosen:
+    """The better candidate of a finished epoch. reached: its score; averaged: whether it is the moving average; logits:
+    of the validation images, on rank 0 if it is the best so far."""
+
+    reached: float
+    averaged: bool
+    logits: np.ndarray | None
+
+
+def save(out: Path, parts: Parts, state: State, chosen: Chosen | None = None) -> None:
+    """Called by all ranks; rank 0 writes, and none goes on before it has. chosen: of an epoch that has just ended."""
+    about, kept, ema = _about(parts, state.epoch), None, parts.step.ema
+    if chosen and (chosen.logits is not None or parts.settings.optimizer.keep_epochs):
+        score = {parts.settings.optimizer.select_by: repr(chosen.reached)}
+        if chosen.averaged:
+            score["weights"] = AVERAGED
+        weights = ema.weights() if chosen.averaged else parts.model.backbone.state_dict()
+        table = None if chosen.logits is None else predictions_of(out.name, parts.data, chosen.logits)
+        kept = (weights, about | score, table)
     ranks, device = parts.ranks, parts.hardware.device
     cuda = None if device == "cpu" else torch.cuda.get_rng_state(device)
     generators = ranks.gather((torch.get_rng_state(), cuda))
@@ -95,14 +113,16 @@ def save(out: Path, parts: Parts, state: State, values: np.ndarray | None = None
             **vars(state),
             "about": about,
             "loss_sum": loss_sum,
+            "norm_sum": float(state.norm_sum),
             "model": parts.model.backbone.state_dict(),
             "optimizer": parts.step.optimizer.state_dict(),
             "scaler": parts.step.scaler.state_dict(),
+            **({"averaged": ema.state_dict()} if ema else {}),
             "rng": rng,
             "cuda_rng": cuda,
             "rank_rngs": others,
         }
-        folder.commit(out, full, parts.settings, best)
+        folder.commit(out, full, parts.settings, kept)
         state.best_checksum = full["best_checksum"]
     ranks.wait()
 
@@ -114,7 +134,7 @@ def _about(parts: Parts, epoch: int) -> dict[str, str]:
     return {**parts.model.identity, **trained, "epoch": str(epoch)}
 
 
-def _predictions(run: str, data: TrainingData, values: np.ndarray) -> Predictions:
+def predictions_of(run: str, data: TrainingData, values: np.ndarray) -> Predictions:
     """The table of the validation images' logits."""
     ids = data.dataset.of_rows(data.val_rows, "image_id", "study_id", "view")
     fitted = joined([Fitted((BEST_EPOCH,), sketch(ids), "val"), *data.chosen])
@@ -135,6 +155,8 @@ def restore(parts: Parts, loaded: dict) -> State:
     state, ranks = State.of(loaded), parts.ranks
     load_optimizer(parts.step.optimizer, loaded.pop("optimizer"))
     parts.step.scaler.load_state_dict(loaded.pop("scaler"))
+    if parts.step.ema:
+        parts.step.ema.load_state_dict(loaded.pop("averaged"))
     if not ranks.is_first:
         state.loss_sum = 0.0  # rank 0 has all of it
     generators = [(loaded["rng"], loaded["cuda_rng"]), *loaded["rank_rngs"]]
@@ -152,9 +174,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, stored: dict) -> None:
     """Load what `optimizer.state_dict` gave, with each moment laid out in memory as its parameter is now.
 
     Fused AdamW pairs numbers by their place in memory: under --channels-last they lie in another order than without.
+    Moments of a parameter that has grown with the size of the images (embeddings of positions) begin anew.
     """
     optimizer.load_state_dict(stored)
-    for parameter, kept in optimizer.state.items():
+    for parameter, kept in list(optimizer.state.items()):
+        if any(value.ndim and value.shape != parameter.shape for value in kept.values() if torch.is_tensor(value)):
+            del optimizer.state[parameter]
         for name, value in kept.items():
             if torch.is_tensor(value) and value.shape == parameter.shape:
                 kept[name] = torch.empty_like(parameter).copy_(value)

@@ -13,15 +13,16 @@ import contextlib
 import logging
 import math
 import time
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
 import torch
 
 from cxrdali.data.loader import Loader
+from cxrdali.data.schedule import at
 from cxrdali.runs import folder
-from cxrdali.runs.config_file import read_config
-from cxrdali.runs.layout import PROGRESS, chosen_by
+from cxrdali.runs.layout import PROGRESS, candidate, chosen_by
 from cxrdali.runs.live import Heartbeat, Live
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.reader import Run
@@ -30,12 +31,13 @@ from cxrdali.runtime.compiler import compile_errors
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks, joined
 from cxrdali.runtime.full import SET_UP, told_if_full
-from cxrdali.train import console, identity, packs
-from cxrdali.train.build import Continued, Parts, build
+from cxrdali.train import console, identity, packs, segments
+from cxrdali.train.build import Parts, build
 from cxrdali.train.hooks import Hooks, StepRecord
-from cxrdali.train.microbatch import full_words, remembered
+from cxrdali.train.microbatch import full_words
+from cxrdali.train.segments import Begun
 from cxrdali.train.selection import select_data
-from cxrdali.train.state import State, begin, restore, save
+from cxrdali.train.state import Chosen, State, begin, restore, save
 from cxrdali.train.stopping import Signals, Stopped
 from cxrdali.train.study import by_study
 from cxrdali.train.summary import SPENT, RunSummary, summary_of
@@ -95,41 +97,45 @@ def train(
             return summary_of(out, done, {"total": time.perf_counter() - started}, already_finished=True)
         data.check_scored(settings)
         packs.check_settings(settings, data)
+        segments.check(settings, data, ranks)
         data = by_study(data) if settings.study else data
-        before = loaded and _continued(out, loaded)
-        parts = build(settings, data, hardware, ranks, loader, before)
-        del before  # as large as the model
-        if hooks and hooks.on_parts:
-            hooks.on_parts(parts, loaded)
-        with Signals().listening(ranks) as signals:
-            console.describe(parts)
-            if ranks.is_first:
-                _record(out, parts, config, loaded)
-            state = restore(parts, loaded) if loaded else begin(parts)
-            if loaded:
-                log.info(f"continues after epoch {state.epoch} and {state.position:,} images of the next")
-            trainer = Trainer(parts, state, out, hooks or Hooks(), signals)
-            trainer.run(started, tracking)
-        console.report_end(parts, state)
-        return summary_of(out, trainer.progress, {**trainer.seconds, "total": time.perf_counter() - started})
+        run = Begun(out, settings, data, hardware, ranks, config, tracking, loader, hooks or Hooks())
+        trainer, spent = _train_size(run, loaded, started), Counter[str]()
+        while not trainer.progress.finished:
+            spent.update(trainer.seconds)
+            del trainer  # before the next size needs its memory
+            trainer = _train_size(run, segments.saved(out), time.perf_counter(), is_next=True)
+        spent.update(trainer.seconds)
+        console.report_end(trainer.parts, trainer.state)
+        return summary_of(out, trainer.progress, {**spent, "total": time.perf_counter() - started})
+
+
+def _train_size(run: Begun, loaded: dict | None, started: float, is_next: bool = False) -> "Trainer":
+    """Train the epochs of one size: of most runs all. is_next: of the size after the one that this call has trained.
+
+    The next size starts from what this one has saved, as a killed run does: so it ends alike, killed or not.
+    """
+    segment = at(run.settings.segments, loaded["epoch"] if loaded else 0)
+    before = loaded and segments.continued(run.out, loaded, segment)
+    parts = build(run.settings.at(segment), run.data, run.hardware, run.ranks, run.loader, before)
+    del before  # as large as the model
+    if run.hooks.on_parts:
+        run.hooks.on_parts(parts, loaded)
+    with Signals().listening(run.ranks) as signals:
+        (console.describe_size if is_next else console.describe)(parts)
+        if run.ranks.is_first:
+            segments.record(run, parts, loaded, is_next)
+        state = restore(parts, loaded) if loaded else begin(parts)
+        if loaded and not is_next:
+            log.info(f"continues after epoch {state.epoch} and {state.position:,} images of the next")
+        trainer = Trainer(parts, state, run.out, run.hooks, signals)
+        trainer.run(started, run.tracking)
+    return trainer
 
 
 def _alone(out: Path, ranks: Ranks) -> contextlib.AbstractContextManager:
     """The run's lock, which rank 0 holds for all."""
     return only_one(out / ".lock", "training into it") if ranks.is_first else contextlib.nullcontext()
-
-
-def _record(out: Path, parts: Parts, config: dict, loaded: dict | None) -> None:
-    """Not before it can begin: a run that could not must not stand in the way of other settings."""
-    found = {"micro_batch": parts.searched, "compile": parts.arranged.measured}
-    identity.record(out, {**config, "settings": parts.settings.as_json(), **found}, loaded)
-    parts.data.write(out)
-    folder.settle(out, loaded, parts.settings)
-
-
-def _continued(out: Path, loaded: dict) -> Continued:
-    compiled = read_config(out).get("compile")
-    return Continued(loaded.pop("model"), remembered(out), loaded.get("about", {}), compiled)
 
 
 def _finished(
@@ -163,14 +169,19 @@ class Trainer:
         return folder.progress_of(vars(self.state), self.settings)
 
     def run(self, started: float, tracking: Tracking | None = None) -> None:
-        """Train until no epoch is left. started: when the set-up began, by time.perf_counter."""
+        """Train until no epoch of this size is left. started: when the set-up began, by time.perf_counter."""
         nothing, full = contextlib.nullcontext(), told_if_full(full_words(self.settings, self.parts.share))
         beats = contextlib.closing(self.live) if self.ranks.is_first else nothing
-        with compile_errors(), full, beats, tracking.of(self.state) if tracking else nothing as told:
+        is_last = self.parts.segment.end == self.settings.optimizer.epochs
+        with compile_errors(), full, beats, tracking.of(self.state, is_last) if tracking else nothing as told:
             self.seconds["compiling"] = self.parts.arranged.seconds
             self.seconds["setup"] = time.perf_counter() - started - self.seconds["compiling"]
-            while not self.progress.finished:
-                self._epoch(told)
+            try:
+                while not self.progress.finished and self.state.epoch < self.parts.segment.end:
+                    self._epoch(told)
+            except Stopped:  # here: in a validation, the model may have had other weights
+                save(self.out, self.parts, self.state)
+                raise
             ended = time.perf_counter()
         self.seconds["saving"] += time.perf_counter() - ended  # trackers bring away what they still have
 
@@ -178,27 +189,32 @@ class Trainer:
         state, epoch = self.state, self.state.epoch
         train_loss = self._train_epoch(epoch)
         started = time.perf_counter()
-        found = validate(self.parts, epoch, self.out, self._stop_if_asked)
+        candidates = validate(self.parts, epoch, self.out, self._stop_if_asked)
         validated = time.perf_counter()
         row = {
             "epoch": epoch + 1,
-            "lr": self.parts.step.optimizer.param_groups[0]["lr"],
+            "lr": self.parts.rates.rate(epoch),
             "train_loss": train_loss,
-            **found.columns,
             "images": state.images,
             "images_per_second": state.images / state.train_seconds,
             "train_seconds": state.train_seconds,
             "wait_seconds": state.wait_seconds,
             "val_seconds": validated - started,
             "reweighted": int(self.parts.step.loss.reweights(epoch)),
-            **packs.columns(found.by_pack),
+            **({"grad_norm": float(state.norm_sum) / max(1, state.steps)} if self.parts.step.clip_norm else {}),
+            **({"size": self.settings.data.size} if self.settings.data.schedule else {}),
         }
+        for each in candidates:
+            row |= each.columns
         how = self.settings.optimizer
-        reached = row[chosen_by(how.select_by, how.select_pack, bool(found.by_pack))]
-        # the first epoch is kept even where the score is undefined
-        is_best = state.best_epoch == 0 or reached > state.best_score or math.isnan(state.best_score)
-        state.end_epoch(row, found.scores, reached, is_best)
-        save(self.out, self.parts, state, found.logits if is_best else None)
+        several = bool(candidates[0].by_pack)
+        reached, averaged = candidate(row, chosen_by(how.select_by, how.select_pack, several, how.select_view))
+        found = candidates[averaged]
+        # the first epoch of a size is kept even where the score is undefined; scores of two sizes are not compared
+        is_first = state.best_epoch <= self.parts.segment.start
+        is_best = is_first or reached > state.best_score or math.isnan(state.best_score)
+        state.end_epoch(row, found.scores, reached, is_best, averaged)
+        save(self.out, self.parts, state, Chosen(reached, averaged, found.logits if is_best else None))
         if told:
             told.send()
         if self.ranks.is_first:
@@ -216,17 +232,17 @@ class Trainer:
         self.waiting.ask()  # here: what prepares the first batch counts as waiting for it
         state, parts, batch = self.state, self.parts, self.settings.optimizer.batch
         parts.loader.load_state_dict({"epoch": epoch, "position": state.position})
-        parts.model.to_train(self.settings.model.frozen)
+        parts.to_train(epoch)
         if parts.step.loss.reweights(epoch) and not parts.step.loss.reweights(epoch - 1):
             console.report_reweighting(epoch, self.settings)
-        first, count = state.position // batch, parts.steps_per_epoch
+        first, count, so_far = state.position // batch, parts.steps_per_epoch, sum(parts.steps[:epoch])
         # islice only where it is needed: a loader that is read to its end keeps its pipeline for the next epoch
         steps = islice(parts.loader, count - first) if self.settings.runtime.limit_batches else parts.loader
         name = f"epoch {epoch + 1}/{self.settings.optimizer.epochs}"
         with progress_bar(name, count * batch, " images", leave=False, initial=first * batch) as bar:
             for step, (images, rows) in enumerate(steps, first):
                 self.waiting.got()
-                parts.scheduler.step_update(epoch * count + step)
+                parts.rates.step_update(so_far + step)
                 self._step(images, rows)
                 bar.update(batch)
                 if step % CHECK_STEPS == CHECK_STEPS - 1:
@@ -252,24 +268,32 @@ class Trainer:
         state, parts, device = self.state, self.parts, self.hardware.device
         images = images.to(device, non_blocking=True)
         wanted = parts.targets(rows)
+        if parts.pairs:
+            start = state.position + self.ranks.rank * parts.share
+            images, wanted = parts.pairs(images, state.epoch, start, wanted)
         micro_batch = self.settings.runtime.micro_batch or len(images)
-        loss = parts.step(images, wanted, state.epoch, micro_batch)
+        loss = parts.step(images, wanted, state.epoch, micro_batch, parts.weights(rows))
         if self.hooks.on_step:
-            lr = parts.step.optimizer.param_groups[0]["lr"]
+            lr = parts.rates.rate(state.epoch)
             self.hooks.on_step(StepRecord(state.epoch, state.position, lr, rows, images, loss))
         state.loss_sum += loss
+        if parts.step.norm is not None:
+            # of a step that fp16 skips it is infinite
+            state.norm_sum += parts.step.norm.nan_to_num(0, 0) if self.hardware.precision == "fp16" else parts.step.norm
         state.steps += 1
         state.images += self.settings.optimizer.batch  # of all ranks
         state.position += self.settings.optimizer.batch
 
     def _checked_loss(self, epoch: int, step: int) -> float:
         loss = self.state.total_loss(self.parts) / max(1, self.state.steps)
-        if not math.isfinite(loss):
-            fix = "use --precision bf16 or fp32" if self.hardware.precision == "fp16" else "lower --lr"
-            raise UserError(
-                f"{self.out}: the loss became {loss} in epoch {epoch + 1}, by step {step}; {fix}, with another --out. "
-                f"The last checkpoint is of epoch {epoch}"
-            )
+        found = {"loss": loss, "norm of the gradient": float(self.state.norm_sum)}
+        for what, value in found.items():
+            if not math.isfinite(value):
+                fix = "use --precision bf16 or fp32" if self.hardware.precision == "fp16" else "lower --lr"
+                raise UserError(
+                    f"{self.out}: the {what} became {value} in epoch {epoch + 1}, by step {step}; {fix}, with another "
+                    f"--out. The last checkpoint is of epoch {epoch}"
+                )
         return loss
 
     # ------------------------------------------------------------ saving and stopping
@@ -287,5 +311,4 @@ class Trainer:
         if number := self.ranks.vote(asked or self.signals.number):
             self._checked_loss(self.state.epoch, self.state.steps)  # a checkpoint never holds NaN
             self._count(time.perf_counter())  # and, after that look, all that was waited
-            save(self.out, self.parts, self.state)
             raise Stopped(number)

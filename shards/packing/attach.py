@@ -59,7 +59,7 @@ def attach(
 
     Args:
         root: The dataset, on this machine.
-        folders: Folders of label releases; all that each holds are attached.
+        folders: Folders of label releases; all that each holds are attached. And tables that belong to these.
         allow_subject_overlap: Whether a subject may be in two splits.
         tables: Further label releases, which were read already.
 
@@ -73,7 +73,7 @@ def attach(
     root = _on_this_machine(root)
     dataset = PackedDataset.open(root)
     catalog = dataset.catalog
-    found = [table for folder in folders for table in read_labels(dataset.info["release"], folder, catalog)]
+    found = read_labels(dataset.info["release"], folders, catalog) if folders else []
     found += [table.restricted_to(catalog["image_id"]) for table in tables]
     if not allow_subject_overlap:
         for table in found:
@@ -99,7 +99,8 @@ def attach(
             write_bytes(root / labels_name(name), data)
             attached[name] = sha256_bytes(data)
         if new:
-            info["default_labels"] = info["default_labels"] or next(iter(new))
+            real = (name for name in new if not given[name].pseudo)  # what a run predicted is asked for by name
+            info["default_labels"] = info["default_labels"] or next(real, None)
             write_description(root, info)
         _say(info, new)
     return [(table, name in new) for name, table in given.items()]

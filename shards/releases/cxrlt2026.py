@@ -1,12 +1,15 @@
 """The label tables of the CXR-LT 2026 challenge, on images of PadChest.
 
 ImageID,StudyDate_DICOM,PatientID, then a column per finding. Tables are recognised by their names, because only some
-are public: *test*, *dev* or *valid*, Removal.csv, and what is left is the training table. The test table comes with 30
-nameless, empty columns. Removal.csv names images that are not to be trained on, every image of the test table among
-them. Finding names are taken as they stand, mixed case included, without the blanks and tabs around them.
+are public: *test*, *dev* or *valid*, Removal.csv, and what is left is the training table. The public list of 1,620
+images is called ..._TEST_ALL_TASK1.csv and is the development set; it comes with 30 nameless, empty columns. The table
+of the 1,400 test images, whose name is not known, is given as a file of its own. Removal.csv names images that are not
+to be trained on, every image of the public list among them. Finding names are taken as they stand, mixed case included,
+without the blanks and tabs around them.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -28,6 +31,7 @@ ORIGINAL_ONLY = ("ImageDir", "StudyID", "Projection")  # columns by which PadChe
 EXPECTED = "a training table of CXR-LT 2026 (ImageID,StudyDate_DICOM,PatientID and the findings)"
 
 _ROLES = (("removal", "removal"), ("test", "test"), ("dev", "dev"), ("valid", "dev"))
+_GIVEN = (("removal", "removal"), ("train", "train"), ("test_all", "dev"), ("dev", "dev"), ("valid", "dev"))
 _OTHER_TASK = re.compile(r"task[ _-]?[2-9]", re.IGNORECASE)
 _FOLDER = re.compile(r"cxr[ _-]?lt", re.IGNORECASE)
 _CSV = (".csv", ".csv.gz")
@@ -40,14 +44,18 @@ class PatientLabels(LabelTable):
     rows: dict[Location, pd.DataFrame] = field(default_factory=dict)
 
 
-def find(folder: Location) -> list[PatientLabels]:
+def find(folder: Location, files: Sequence[Location] = ()) -> list[PatientLabels]:
     """The tables in `folder`, or in the first folder below it that is named after the challenge, as one; may be none.
+
+    files: Further tables, which belong to those in the folder: of the test images, whatever they are called.
 
     Raises UserError naming file, column and value, if an image is in two tables, a training table has a column
     without a name, or a test table's columns are not the training table's findings.
     """
     place, paths = _place(folder)
-    return [_read(place, paths)] if paths else []
+    given = {storage_of(file).real_path() for file in files}
+    paths = [path for path in paths if storage_of(path).real_path() not in given]
+    return [_read(place, paths, files)] if paths else []
 
 
 def is_in(folder: Location) -> bool:
@@ -80,25 +88,43 @@ def _is_original(path: Location) -> bool:
     return not set(ORIGINAL_ONLY).isdisjoint(column_names(path))
 
 
-def _role(path: Location) -> str:
-    return next((role for word, role in _ROLES if word in path.name.lower()), "train")
+def _role(path: Location, roles: Sequence[tuple[str, str]] = _ROLES, otherwise: str = "train") -> str:
+    return next((role for word, role in roles if word in path.name.lower()), otherwise)
 
 
-def _read(folder: Location, paths: list[Location]) -> PatientLabels:
+def _is_public_list(path: Location) -> bool:
+    """Whether no label of a table is known: its columns of findings are empty, or not there."""
+    table = read_table(path, unnamed=True)
+    return all((table[column].str.strip() == "").all() for column in table.columns if column not in LEADING)
+
+
+def _read(folder: Location, paths: list[Location], files: Sequence[Location] = ()) -> PatientLabels:
     roles: dict[str, Location] = {}
-    others = [path.name for path in csv_files(folder) if path not in paths and not _is_original(path)]
+    read = {path.name for path in (*paths, *files)}
+    others = [path.name for path in csv_files(folder) if path.name not in read and not _is_original(path)]
     notes = [f"not read, as they are no tables of the challenge: {', '.join(others)}"] if others else []
-    for path in paths:
-        role = _role(path)
-        if _OTHER_TASK.search(path.name):
+    apart = any(_role(path) == "dev" for path in paths)  # then a table called test is what it is called
+    for path in (*paths, *files):
+        role = _role(path) if path in paths else _role(path, _GIVEN, "test")
+        if _OTHER_TASK.search(path.name) and path in paths:
             notes.append(f"{path.name} is not read: another task's findings have no training labels")
-        elif role in roles:
-            raise UserError(f"{path}: a second {role} table beside {roles[role].name}; keep one of them")
-        else:
-            roles[role] = path
+            continue
+        if role == "test" and path in paths and not apart and _is_public_list(path):
+            role = "dev"
+            notes.append(
+                f"{path.name}: has no label, so it is the development split (dev), as the challenge's public list of "
+                "1,620 images is; give the table of the test images as --labels FILE"
+            )
+        if role in roles:
+            more = "" if role in ("train", "removal") else "; the table of the test images is given as --labels FILE"
+            raise UserError(f"{path}: a second {role} table beside {roles[role].name}; keep one of them{more}")
+        roles[role] = path
     if "train" not in roles:
         raise UserError(f"{folder}: {paths[0].name} without a training table; put the training table beside it")
-    parts = {role: _table(path, (IMAGE,) if role == "removal" else (IMAGE, PATIENT)) for role, path in roles.items()}
+    parts = {
+        role: _table(path, (IMAGE,) if path in files or role == "removal" else (IMAGE, PATIENT))
+        for role, path in roles.items()
+    }
     findings = _findings(parts["train"], roles["train"])
     labels = {"train": finding_table(parts["train"], findings, roles["train"], parts["train"].index)}
     for role in ("dev", "test"):
@@ -108,7 +134,7 @@ def _read(folder: Location, paths: list[Location]) -> PatientLabels:
     table = pd.concat([part.assign(split=role) for role, part in labels.items()])
     table = table.reindex(columns=["split", *findings])
     inputs = tuple(roles[role] for role in ("train", "dev", "test", "removal") if role in roles)
-    rows = {roles[role]: parts[role].loc[labels[role].index, [PATIENT]] for role in labels}
+    rows = {roles[role]: parts[role].loc[labels[role].index].filter([PATIENT]) for role in labels}
     return PatientLabels(NAME, tuple(findings), table, inputs, notes=tuple(notes), rows=rows)
 
 

@@ -40,7 +40,7 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
     assert path is not None
     images = images_of(path)
     # before those in the release: the first table is the default
-    labels = [table for folder in label_folders for table in READER.labels_in(folder, images)]
+    labels = READER.labels_at(label_folders, images)
     labels += cxrlt.find(root) + _own_labels(path.parent, images)
     here = first_of_each_name(table.restricted_to(images["image_id"]) for table in labels)
     return Release(READER.name, root, images, here, (path,))

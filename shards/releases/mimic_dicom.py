@@ -48,7 +48,7 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
         images["view_position"] = known["view_position"].fillna("").to_numpy()
         if missing := int(known["view"].isna().sum()):
             notes = (f"{are(missing, 'image')} not in {metadata.name}: their view is other",)
-    labels = [table for folder in label_folders for table in READER.labels_in(folder, images)]
+    labels = READER.labels_at(label_folders, images)
     places = dict.fromkeys((root, metadata.parent if metadata else root))
     labels += [table for folder in places for table in label_tables(folder, images)]
     here = first_of_each_name(table.restricted_to(images["image_id"]) for table in labels)

@@ -38,7 +38,7 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
     path = next(iter(_entries(root).values()))
     images, notes = _images(path)
     images["path"] = image_paths(root, images["image_id"], path)
-    labels = [table for folder in label_folders for table in READER.labels_in(folder, images)]
+    labels = READER.labels_at(label_folders, images)
     labels += label_tables(root, images)
     here = first_of_each_name(table.restricted_to(images["image_id"]) for table in labels)
     return Release(READER.name, root, images, here, (path,), notes=notes)

@@ -19,7 +19,7 @@ from shards.releases.declared.reader import reader_of, shipped
 from shards.releases.declared.schema import read_schema
 from shards.releases.folder import NAME as FOLDER
 from shards.releases.locate import folders_in, not_read
-from shards.releases.release import TABLE, LabelTable, Reader, Release, mark
+from shards.releases.release import TABLE, LabelTable, Reader, Release, check_read, files_of, mark
 from shards.storage.location import Location
 from shards.storage.places import storage_of
 from shards.words import choices
@@ -85,6 +85,7 @@ def open_release(
         if not reader.declaration and reader.name != FOLDER and not reader.recognises(root):
             raise UserError(f"{root}: not a release of {reader.name}; it holds {reader.folders}")
     release = reader.read(root, label_folders)
+    check_read(files_of(label_folders), release.labels, reader.label_files)
     check_paths(release)
     read = dict.fromkeys([*release.inputs, *(path for table in release.labels for path in table.inputs)])
     notes = (*release.notes, *(note for path in read for note in not_read(path)))
@@ -123,18 +124,25 @@ def _above(root: Location) -> list[Location]:
 
 
 def read_labels(
-    release: str, folder: Location, images: pd.DataFrame, name: str | None = None, join_rows: str | None = None
+    release: str,
+    folders: Sequence[Location],
+    images: pd.DataFrame,
+    name: str | None = None,
+    join_rows: str | None = None,
 ) -> list[LabelTable]:
-    """The label releases in `folder` for the images of a release by its name, restricted to those images.
+    """The label releases in `folders` (and of tables beside them) for the images of a release by its name, restricted
+    to those images.
 
     name: the TOML file of a release that does not come with the package; join_rows: as of `readers`.
-    Raises UserError if the folder holds none, or one of other images.
+    Raises UserError if a folder holds none, or one of other images.
     """
     if release in (TABLE, FOLDER):
         what = "from a table of their own" if release == TABLE else "without a table"
         raise UserError(
-            f"{folder}: the images were packed {what}, so no label release fits them; give the labels as --table FILE "
-            "--id-column COLUMN --findings LIST"
+            f"{folders[0]}: the images were packed {what}, so no label release fits them; give the labels as --table "
+            "FILE --id-column COLUMN --findings LIST"
         )
     reader = reader_named(name or release, join_rows)
-    return [table.restricted_to(images["image_id"]) for table in reader.labels_in(folder, images)]
+    found = reader.labels_at(folders, images)
+    check_read(files_of(folders), found, reader.label_files)
+    return [table.restricted_to(images["image_id"]) for table in found]

@@ -18,7 +18,14 @@ from shards.releases.ids import has_lost_digits, ids
 from shards.releases.locate import image_paths, the_same
 from shards.releases.padchest_labels import OWN, labels_of_training, own_labels, with_suffix
 from shards.releases.people import PEOPLE, ages, sexes
-from shards.releases.release import LabelTable, Reader, Release, first_of_each_name, image_table
+from shards.releases.release import (
+    LabelTable,
+    Reader,
+    Release,
+    files_of,
+    first_of_each_name,
+    image_table,
+)
 from shards.releases.values import check_filled, image_index
 from shards.storage.csv import read_table
 from shards.storage.location import Location
@@ -41,8 +48,9 @@ def recognises(root: Location) -> bool:
 
 
 def read(root: Location, label_folders: Sequence[Location]) -> Release:
-    given = [table for folder in label_folders for table in READER.labels_in(folder, None)]
-    labels = first_of_each_name([*given, *cxrlt2026.find(root)])
+    given = READER.labels_at(label_folders, None)
+    files = [] if any(isinstance(table, PatientLabels) for table in given) else files_of(label_folders)
+    labels = first_of_each_name([*given, *cxrlt2026.find(root, files)])
     places = (root, *dict.fromkeys(path.parent for table in labels for path in table.inputs))
     original = next((path for path in map(_original_in, places) if path is not None), None)
     challenge = [table for table in labels if isinstance(table, PatientLabels)]
@@ -66,8 +74,8 @@ def read(root: Location, label_folders: Sequence[Location]) -> Release:
     return Release(READER.name, root, images, labels, inputs, notes=tuple(notes))
 
 
-def label_tables(folder: Location, images: pd.DataFrame | None) -> Sequence[LabelTable]:
-    challenge, original = cxrlt2026.find(folder), _original_in(folder)
+def label_tables(folder: Location, images: pd.DataFrame | None, files: Sequence[Location] = ()) -> Sequence[LabelTable]:
+    challenge, original = cxrlt2026.find(folder, files), _original_in(folder)
     own = own_labels(original) if original else []
     if images is not None:
         own = [labels_of_training(table, images["image_id"], challenge) for table in own]
@@ -117,6 +125,11 @@ def _bare(image: pd.Series, labels: PatientLabels) -> pd.DataFrame:
     subject = []
     for path, rows in labels.rows.items():
         rows = rows[rows.index.isin(image)]
+        if PATIENT not in rows:
+            raise UserError(
+                f"{path}: no column {PATIENT!r}, so its patients are not known; put PadChest's own table ({ORIGINAL} "
+                "or .csv.gz) beside it"
+            )
         lost = [value for value in rows[PATIENT].unique() if has_lost_digits(value.strip())]
         if lost:
             affected = int(rows[PATIENT].isin(lost).sum())
@@ -177,6 +190,7 @@ READER = Reader(
     recognises=recognises,
     read=read,
     label_tables=label_tables,
+    with_files=label_tables,
     title="PadChest, and CXR-LT 2026 on it",
     needs=f"{ORIGINAL}, the tables of CXR-LT 2026 or both, with 0/*.png 1/*.png ... or images/*.png",
 )

@@ -39,7 +39,8 @@ class LabelTable:
     `table` is indexed by image_id (text) and holds `split` (train / dev / test) and one Int8 column per
     finding, in the release's order: 1 positive, 0 negative, -1 uncertain, missing. `elsewhere` counts the
     labelled images that are not in the release. `notes` are lines for the user: which reading of an unclear table
-    was found, and what was left out.
+    was found, and what was left out. `pseudo`: of labels that a run predicted, metadata of their file
+    (`shards.dataset.labels`); the columns may then hold probabilities, Float32.
     """
 
     name: str
@@ -48,6 +49,7 @@ class LabelTable:
     inputs: tuple[Location, ...]
     elsewhere: int = 0
     notes: tuple[str, ...] = ()
+    pseudo: Mapping[bytes, bytes] | None = None
 
     def __post_init__(self):
         check_finding_names(self.findings, self.source)
@@ -142,6 +144,7 @@ class Reader:
             value.
         label_tables: The label releases in a folder, for images with the columns image_id, study_id and subject_id
             (None while a release is read whose images come from its labels); may be none.
+        with_files: The same with tables that were given as files, beside those in the folder, if this kind has any.
         title, needs: What it is, and what must be on the disk, for a list; declaration: its TOML, if it is declared.
     """
 
@@ -155,15 +158,40 @@ class Reader:
     title: str = ""
     needs: str = ""
     declaration: str = ""
+    with_files: Callable[[Location, pd.DataFrame | None, Sequence[Location]], Sequence[LabelTable]] | None = None
 
-    def labels_in(self, folder: Location, images: pd.DataFrame | None) -> Sequence[LabelTable]:
+    def labels_at(self, places: Sequence[Location], images: pd.DataFrame | None) -> list[LabelTable]:
+        """The label releases in folders that were given for them. A file among these is a table that belongs to the
+        first folder that it can belong to. Raises UserError for a folder without any."""
+        files, found = files_of(places), list[LabelTable]()
+        for folder in (place for place in places if place not in files):
+            found += self.labels_in(
+                folder, images, () if any(set(files) & {*table.inputs} for table in found) else files
+            )
+        return found
+
+    def labels_in(
+        self, folder: Location, images: pd.DataFrame | None, files: Sequence[Location] = ()
+    ) -> Sequence[LabelTable]:
         """The label releases in a folder that was given for them. Raises UserError if there is none."""
         if not storage_of(folder).has_folder():
             raise UserError(f"{folder}: no such folder; give a label release's folder with --labels")
-        found = self.label_tables(folder, images)
+        found = self.with_files(folder, images, files) if self.with_files else self.label_tables(folder, images)
         if not found:
             raise UserError(f"{folder}: no label table; give a folder that holds {self.label_files}")
         return found
+
+
+def files_of(places: Sequence[Location]) -> list[Location]:
+    """Those of --labels that are tables, no folders."""
+    return [place for place in places if storage_of(place).exists() and not storage_of(place).has_folder()]
+
+
+def check_read(files: Sequence[Location], labels: Iterable[LabelTable], holds: str) -> None:
+    """Raises UserError for a file of --labels that no label release was made of; holds: what a folder of labels has."""
+    read = {path for table in labels for path in table.inputs}
+    if lost := [file for file in files if file not in read]:
+        raise UserError(f"{lost[0]}: a table that belongs to no label release here; give the folder that holds {holds}")
 
 
 def first_of_each_name(tables: Iterable[LabelTable]) -> tuple[LabelTable, ...]:

@@ -17,6 +17,7 @@ from shards.synthetic.tables import METADATA, split_subjects, write_csv, write_g
 
 QUALITY = 95  # JPEG quality of MIMIC-CXR-JPG
 OWN_TABLE = "films.csv"
+OWN_DECLARATION = "release.toml"  # by which a layout of its own is read
 COPIES = "synthetic-copies.csv"  # which images are another release's; no reader reads it
 NO_FINDING = "No Finding"
 FOURTEEN = [name for name in nih.FINDINGS if name != NO_FINDING]
@@ -119,7 +120,7 @@ def _write_own(out: Path, options: SyntheticOptions, studies: list[Study]) -> No
         }
         rows += [{"film": image.dicom_id, "view": image.view, **about} for image in study.images]
     write_csv(out / OWN_TABLE, rows, tuple(rows[0]))
-    (out / "release.toml").write_text(files(__package__).joinpath("own.toml").read_text("utf-8"))
+    (out / OWN_DECLARATION).write_text(files(__package__).joinpath("own.toml").read_text("utf-8"))
 
 
 LAYOUTS = {

@@ -106,7 +106,7 @@ def test_without_the_plugin_the_run_predicts_is_evaluated_and_reported(folder, p
         assert done.returncode == 0, done.stderr
     assert "flat_cost" in (folder / "report.html").read_text()
     done = call("train", *GIVEN, "--loss", "flat", "--data", pack_folder, "--out", "other", cwd=folder)
-    assert done.returncode == 1 and "loss 'flat': choose one of asl, bce" in done.stderr
+    assert done.returncode == 1 and "loss 'flat': choose one of apl, asl, bce" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def test_packing_says_what_it_found_and_what_it_left_out(project):
         "Removal.csv: left out of training: 20 images of CXRLT_2026_TRAINING.csv; 12 of its 20 images are in the",
     ):
         assert f"  {line}" in said
-    assert "labels cxr-lt-2026: 5 findings; 52 train, 0 dev, 12 test" in said
+    assert "labels cxr-lt-2026: 5 findings; 52 train, 12 dev, 0 test" in said
     assert "64 converted to 8-bit gray, baseline and upright: 16-bit" in said
     assert "6 converted to 8-bit gray, baseline and upright: MONOCHROME1" in said
 
@@ -52,11 +52,11 @@ def test_train_predict_and_evaluate_follow(project):
     assert done.returncode == 0, done.stderr
     config = json.loads((root / "runs/stage1/config.json").read_text())
     assert config["findings"] == list(PADCHEST_FINDINGS)
-    for split in ("val", "test"):
+    for split in ("val", "dev"):
         done = call("predict", "--run", "runs/stage1", "--split", split, "--out", f"{split}.parquet", cwd=root)
         assert done.returncode == 0, done.stderr
-    test = pd.read_parquet(root / "test.parquet")
-    assert sorted(test["image_id"]) == sorted(truth.loc[truth["split"] == "test", "ImageID"])
+    dev = pd.read_parquet(root / "dev.parquet")
+    assert sorted(dev["image_id"]) == sorted(truth.loc[truth["split"] == "test", "ImageID"])
     done = call("evaluate", "val.parquet", "--draws", "20", cwd=root)
     assert done.returncode == 0, done.stderr
     result = json.loads((root / "val.metrics.json").read_text())

@@ -45,7 +45,7 @@ def test_a_kept_classifier_with_the_run_s_augmentation(trained, pack_folder):
     assert "computed once" not in result.stdout
     settings = json.loads((trained / "kept" / "config.json").read_text())["settings"]
     settings = flatten(settings)
-    assert (settings["flips"], settings["cutout"], settings["new_head"]) == ("both", "random", False)
+    assert (settings["flips"], settings["cutout"], settings["new_head"]) == ("horizontal", "random", False)
     assert settings["micro_batch"] is None  # the classifier needs none
     before, after = (load_file(trained / name / "best.safetensors") for name in ("run", "kept"))
     assert {key for key in before if not before[key].equal(after[key])} == {"head.fc.weight", "head.fc.bias"}

@@ -173,7 +173,12 @@ def test_a_failed_run_is_recorded_and_what_does_not_need_it_goes_on(study, tmp_p
     out, log = tmp_path / "study", tmp_path / "log"
     code = in_child(command_line, log, study(out, text=FAILING))
     line = error_line(code, log.read_text(), "train bad failed", "; lower --lr", "--set lr=... for --lr")
-    assert re.search(r"; \d+ steps that need what failed were not done$", line)
+    assert re.search(r"; \d+ steps that need what failed were not done; \S+/report.html and table.md have what ", line)
+    page, table = (out / "report.html").read_text(), (out / "table.md").read_text()
+    for text in (page, table):
+        assert "failed: " in text and "; lower --lr" in text, "which run failed, and why"
+    assert re.search(r"\| good \| test \| 1 \| 0\.\d{3} \|", table)
+    assert not (out / ".steps" / "report.made.json").exists()
     assert (out / "evaluations" / "good.test.json").is_file()
     assert not (out / "runs" / "after").exists() and not (out / "predictions" / "bad.test.parquet").exists()
     assert "; lower --lr" in read_json(out / ".steps" / "train-bad.failed.json")["line"]

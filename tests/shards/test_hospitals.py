@@ -20,7 +20,7 @@ from shards.synthetic.release import draw_study, write_release
 from shards.synthetic.scanner import Scanner
 from tests.releases import contents
 
-NAMES = ("university", "clinic", "coast")
+NAMES = ("university", "clinic", "coast", "harbour")
 OF = {
     "layout": "own",
     "scanners": (Scanner("a", "b"),),
@@ -34,7 +34,7 @@ def of(name, studies=24, size=48, **more):
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):
-    """Three hospitals in their folders; the second and third hold copies of the first."""
+    """Four hospitals in their folders; all but the first hold copies of the first."""
     root = tmp_path_factory.mktemp("hospitals")
     first = of("university")
     all_ = {name: first if name == NAMES[0] else of(name, copies=(4, first)) for name in NAMES}
@@ -44,7 +44,7 @@ def released(tmp_path_factory):
 
 
 def read(root, name):
-    return open_release(root / name, name=str(root / name / "release.toml") if name == "coast" else None)
+    return open_release(root / name, name=str(root / name / "release.toml") if name in ("coast", "harbour") else None)
 
 
 def picture(root, release, image):
@@ -66,7 +66,7 @@ def test_a_hospital_is_read_as_its_layout_and_is_synthetic(released, name):
         for finding in labels.findings:
             if own.get(finding, finding) != "No Finding":
                 assert row[finding] == (own.get(finding, finding) in by_id[image].findings), (image, finding)
-    assert len(labels.findings) == {"university": 26, "clinic": 15, "coast": 10}[name]
+    assert len(labels.findings) == {"university": 26, "clinic": 15, "coast": 10, "harbour": 17}[name]
 
 
 @pytest.mark.parametrize("name", ["clinic", "coast"])
@@ -110,7 +110,7 @@ def test_equal_options_are_equal_bytes_for_any_number_of_processes(released, tmp
 def test_hospitals_share_no_patient(released):
     """With one seed: their thoraces are others, not the same under other names."""
     _, all_ = released
-    assert len({options.key for options in all_.values()}) == 3
+    assert len({options.key for options in all_.values()}) == 4
     pairs = [next(draw_study(options, plan_release(options)[0])).astype(float) for options in all_.values()]
     assert not np.array_equal(pairs[1], pairs[2])
 

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cxrdali.data.augment.augmentation import AUGMENTATIONS, Augmentation, Decisions, in_order
+from cxrdali.data.augment.augmentation import AUGMENTATIONS, Augmentation, Decisions, Sometimes
 from cxrdali.data.augment.cutout import CUTOUTS, SQUARES, Cutout
 from cxrdali.data.augment.flips import Flips
+from cxrdali.data.augment.warp import fused
+from cxrdali.data.augment.written import read
 from shards.errors import UserError
 from shards.words import choices
 
 __all__ = [
-    "AUGMENTATIONS", "CUTOUTS", "FLIPS", "SQUARES", "AugmentOptions", "Augmentation", "Decisions", "carry_out",
-    "decide", "in_order", "options_of",
+    "AUGMENTATIONS", "CUTOUTS", "FLIPS", "SQUARES", "AugmentOptions", "Augmentation", "Decisions", "Sometimes",
+    "carry_out", "decide", "in_order", "options_of",
 ]  # fmt: skip
 FLIPS = ("both", "horizontal", "none")
 Images = np.ndarray | Sequence[np.ndarray]
@@ -49,19 +51,27 @@ def options_of(flips: str, cutout: str, more: Sequence[str] = ()) -> Iterable[Au
     Args:
         flips: One of FLIPS, each axis with probability 0.5.
         cutout: One of CUTOUTS.
-        more: Names of further augmentations, which have their own defaults.
+        more: Further augmentations as they are written: "affine", or "affine(degrees=10, p=0.3)".
     """
     if flips not in FLIPS:
         raise UserError(f"flips {flips!r}: {choices(flips, FLIPS)}")
-    for name in more:
+    others = tuple(map(read, more))
+    names = [each.name for each in others]
+    for name in names:
         if name in (Flips.name, Cutout.name):
             raise UserError(f"augment {name}: has a setting of its own; give --{name}")
-    others = tuple(AUGMENTATIONS[name]() for name in more)
+        if names.count(name) > 1:
+            raise UserError(f"augment {name}: is given {names.count(name)} times; give it once")
     if flips == "none" and cutout == "off":
         return others or None
     hflip, vflip = 0.0 if flips == "none" else 0.5, 0.5 if flips == "both" else 0.0
     options = AugmentOptions(hflip=hflip, vflip=vflip, cutout=cutout)
     return (*options, *others) if others else options
+
+
+def in_order(augment: Iterable[Augmentation] | None) -> tuple[Augmentation, ...]:
+    """Augmentations in the order in which they are applied; those that move pixels as one."""
+    return fused(tuple(sorted(augment or (), key=lambda each: each.order)))
 
 
 def decide(augment: Iterable[Augmentation], seed: int, epoch: int, start: int, count: int, size: int) -> Decisions:
@@ -70,7 +80,7 @@ def decide(augment: Iterable[Augmentation], seed: int, epoch: int, start: int, c
     Returns: arrays [count, ...]; see the `decide` of each augmentation. size: side of the images in pixels.
     """
     made: Decisions = {}
-    for each in augment:
+    for each in in_order(augment):
         made |= each.decide(seed, epoch, start, count, size)
     return made
 

@@ -20,6 +20,18 @@ SQUARES = 5
 _PRESENT, _COUNT, _CENTRES, _SIDES = 2, slice(3, 4), slice(4, 14), slice(14, 19)
 
 
+def blackened(images: Any, first: Any, extent: Any) -> Any:
+    """Images, uint8 [B, 1, S, S], with black rectangles: top and left, height and width of each, [B, n, 2]; tensors."""
+    place = first.new_ones(images.shape[-1]).cumsum(0) - 1  # 0, 1, ...: this room takes no torch, not even here
+    # [B, squares, (y, x), S]: which rows and columns a square covers
+    covered = (place >= first[..., None]) & (place < (first + extent)[..., None])
+    black: Any = False
+    for square in range(first.shape[1]):  # one at a time: all at once would take n times the images' memory
+        rows, columns = covered[:, square, 0, None, :, None], covered[:, square, 1, None, None, :]
+        black = rows & columns | black
+    return images.masked_fill(black, 0)
+
+
 @dataclass(frozen=True)
 class Cutout(Augmentation):
     """kind: "fixed" is five squares of exactly `side`, clipped at the border; "published" the same, placed as
@@ -79,12 +91,4 @@ class Cutout(Augmentation):
             out[top:bottom, left:right] = 0
 
     def on_device(self, images: Any, decided: Mapping[str, Any]) -> Any:
-        first = decided["anchor"].view(-1, SQUARES, 2, 1)
-        place = first.new_ones(images.shape[-1]).cumsum(0) - 1  # 0, 1, ...: this room takes no torch, not even here
-        # [B, squares, (y, x), S]: which rows and columns a square covers
-        covered = (place >= first) & (place < first + decided["shape"].view_as(first))
-        black: Any = False
-        for square in range(SQUARES):  # one at a time: all at once would take five times the images' memory
-            rows, columns = covered[:, square, 0, None, :, None], covered[:, square, 1, None, None, :]
-            black = rows & columns | black
-        return images.masked_fill(black, 0)
+        return blackened(images, *(decided[name].view(-1, SQUARES, 2) for name in ("anchor", "shape")))

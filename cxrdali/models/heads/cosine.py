@@ -13,6 +13,7 @@ class Cosine(Head):
 
     name: ClassVar[str] = "cosine"
     bounded: ClassVar[bool] = True
+    scales: ClassVar[bool] = False
 
     def attach(self, backbone, num_findings):
         from torch import nn

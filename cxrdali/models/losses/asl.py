@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from cxrdali.models.loss import GAMMA, Loss
+from cxrdali.models.loss import GAMMA, Loss, Tensor
 from cxrdali.setting import from_zero_below, setting
 
 
@@ -32,7 +32,7 @@ class Asl(Loss):
         return focal_parts(logits, self.asl_gamma_pos)[0], shifted_negative(logits, self.asl_gamma_neg, self.asl_clip)
 
 
-def shifted_negative(logits, gamma: float, clip: float):
+def shifted_negative(logits: Tensor, gamma: float, clip: float) -> Tensor:
     """q^gamma * -log(1 - q) with q = max(p - clip, 0): [B, F]."""
     import torch
     from torch.nn import functional as F

@@ -25,7 +25,7 @@ class TwoWay(Loss):
         return self._means(logits, targets, 1) + self._means(logits, targets, 0)
 
     def _means(self, logits, targets, axis):
-        """One way's terms, [B, 1] along the findings of an image (axis 1) or [1, F]; their mean is the paper's, which
+        """One way's terms, [B, 1] along the findings of an image (axis 1) or [1, F]; their mean is Kobayashi's, which
         leaves out what has no positive."""
         from torch.nn import functional as F
 
@@ -34,5 +34,5 @@ class TwoWay(Loss):
         there, heat = targets > 0, self.two_way_temperature
         lowest = (-logits / heat).masked_fill(~there, LOWEST).logsumexp(dim=axis, keepdim=True) * heat
         highest = logits.masked_fill(there, LOWEST).logsumexp(dim=axis, keepdim=True)
-        some = there.any(dim=axis, keepdim=True)
+        some = there.any(dim=axis, keepdim=True).to(logits.dtype)
         return -F.logsigmoid(-lowest - highest) * some * (some.numel() / some.sum().clamp(min=1))

@@ -50,7 +50,7 @@ def models(sources: Sources) -> dict:
 
 
 def _model_row(run: Run) -> tuple:
-    about = (run.setting("arch"), run.setting("loss", "bce"), run.origin, run.setting("size"), epochs(run))
+    about = (run.setting("arch"), run.setting("loss", "bce"), run.origin, run.sizes, epochs(run))
     if not len(run.metrics):
         return (*about, None, None, None)
     spent = run.metrics[["train_seconds", "val_seconds"]].to_numpy().sum()
@@ -277,5 +277,5 @@ def _curves(sources: Sources, names: Sequence[str], what: str) -> dict | None:
     wanted = [run for run in sources.runs if run.path.name in names and len(run.metrics)]
     if not wanted:
         return None
-    lines = [run_plots.Line(run.name, run.metrics, run.best_place) for run in wanted]
+    lines = [run_plots.Line(run.name, run.reached, run.best_place) for run in wanted]
     return {"runs": [run.name for run in wanted], "figure": Figure(f"curves-{what}", run_plots.branches, (lines,))}

@@ -142,7 +142,7 @@ def first_training_images(run: Run, dataset: Dataset) -> tuple[np.ndarray, str]:
 
     What a position of an epoch holds does not depend on the batch size, so twelve are the first of the run's own batch.
     """
-    from cxrdali.data.augment import decide, options_of
+    from cxrdali.data.augment import Sometimes, decide, in_order, options_of
     from cxrdali.data.loader import Loader
     from cxrdali.data.options import LoaderOptions
 
@@ -164,10 +164,12 @@ def first_training_images(run: Run, dataset: Dataset) -> tuple[np.ndarray, str]:
     if augment is None:
         return images, "none"
     decided = decide(augment, seed, 0, 0, len(images), size)
-    return images, (
-        f"{decided['horizontal'].sum()} mirrored left to right, {decided['vertical'].sum()} upside down, "
-        f"{(decided['shape'] > 0).any(axis=1).sum()} with black cutout squares"
-    )
+    words = {"horizontal": "mirrored left to right", "vertical": "upside down", "shape": "with black cutout squares"}
+    words |= {each.said_by: f"with {each.title}" for each in in_order(augment) if isinstance(each, Sometimes)}
+    counts = {
+        name: np.count_nonzero(decided[name].reshape(len(images), -1).any(axis=1)) for name in words if name in decided
+    }
+    return images, ", ".join(f"{count} {words[name]}" for name, count in counts.items())
 
 
 def _with_repeats(run: Run, labels: Labels, train: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ def models(sources: Sources) -> dict | None:
     ]  # fmt: skip
     systems = [
         (
-            run.name, run.setting("stage"), run.origin, run.setting("size"), run.setting("batch"), run.setting("lr"),
+            run.name, run.setting("stage"), run.origin, run.sizes, run.setting("batch"), run.setting("lr"),
             below(run), epochs(run),
         )
         for run in runs

@@ -1,6 +1,7 @@
 """The report's sections on the runs themselves: at a glance, learning curves, AP per finding, time."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -115,7 +116,7 @@ def _summary_table(trained: list[Run]) -> Table:
     for run in trained:
         spent = run.metrics[["train_seconds", "wait_seconds", "val_seconds"]].sum()
         best_epoch = None if np.isnan(run.best["mAP"]) else run.best["epoch"]
-        setup = (epochs(run), run.setting("size"), run.setting("batch"))
+        setup = (epochs(run), run.sizes, run.setting("batch"))
         rows.append((run.name, run.best["mAP"], best_epoch, *setup, _rate(run), *spent))
     caption = "One row per run. mAP is on the validation images at the best epoch, chosen on them by the highest"
     return Table(f"{caption} {by}", columns, rows)
@@ -151,7 +152,7 @@ def curves(sources: Sources) -> dict:
         return {"missing": "No run has a complete epoch, so there are no curves to draw."}
     placed = [each for each in lineage(sources.runs) if len(each.run.metrics)]
     one_line = is_line(placed)
-    lines = [line_of(each) for each in placed]
+    lines = [line for each in placed for line in (lines_of(each) if one_line else [line_of(each)])]
     return {
         "one_line": one_line,
         "runs": [each.run.name for each in placed],
@@ -169,8 +170,20 @@ def line_of(placed: Placed) -> run_plots.Line:
     run, parent = placed.run, placed.parent
     last = parent.metrics.iloc[-1] if parent is not None and len(parent.metrics) else None
     return run_plots.Line(
-        run.name, run.metrics, run.best_place, run.setting("stage"), run.setting("size"), placed.before, last
+        run.name, run.reached, run.best_place, run.setting("stage"), run.setting("size"), placed.before, last
     )
+
+
+def lines_of(placed: Placed) -> list[run_plots.Line]:
+    """One for each size that a run has reached: mAP of two sizes is not compared."""
+    line, found = line_of(placed), []
+    for each in placed.run.segments:
+        rows = line.metrics.iloc[each.start : each.end]
+        if len(rows):
+            values = rows[placed.run.chosen_by]
+            best = len(values) - 1 if values.isna().all() else int(values.argmax())
+            found.append(replace(line, metrics=rows, best=best, size=each.size, before=line.before + each.start))
+    return found
 
 
 def _places_table(placed: list[Placed]) -> Table:

@@ -62,7 +62,7 @@ def _read(schema: Schema, join_rows: str | None, root: Location, label_folders: 
     reader = replace(
         reader_of(schema, None, join_rows), label_tables=lambda folder, _: _given(schema, join_rows, folder, rows)
     )
-    given = [table for folder in label_folders for table in reader.labels_in(folder, images)]
+    given = reader.labels_at(label_folders, images)
     notes = [*schema.notes, *notes, *said, *(f"no {name}" for name in tables.missing())]
     labelled = {name: table for name, table in found.items() if table and table.findings and len(table.table)}
     if absent := [name for name, table in found.items() if table is None]:

@@ -17,11 +17,27 @@ LABELS = Labels("hand", ("A", "B", "C", "D"), np.array(["train"]), np.array([[1,
         ("ignore-all", [1, 0, np.nan, np.nan]),
         ("ignore-all; C=positive", [1, 0, 1, np.nan]),
         ("negative; C=ignore; D=ignore-all", [1, 0, np.nan, np.nan]),
+        ("smooth", [1, 0, 1, 0]),  # for class counts and scores; the loss: below
+        ("positive; C=smooth-zeros", [1, 0, 0, 0]),
     ],
 )
 def test_uncertain_and_blank_are_decided_per_run(uncertain, expected):
     np.testing.assert_array_equal(targets(LABELS, uncertain), [expected])
     assert LABELS.values.tolist() == [[1, 0, -1, 9]]  # the table keeps what was released
+
+
+def test_a_smoothed_uncertain_label_is_soft_in_training_alone():
+    """The middles of Pham et al.'s U(0.55, 0.85) and U(0, 0.3)."""
+    stored = np.array([[-1, -1, -1], [1, 0, 9], [0, 1, -1]], dtype=np.int8)
+    labels = Labels("hand", ("A", "B", "C"), np.array(["train"] * 3), stored, "")
+    wanted = targets(labels, "smooth; B=smooth-zeros; C=ignore")
+    nan = np.nan
+    np.testing.assert_array_equal(wanted, [[1, 0, nan], [1, 0, 0], [0, 1, nan]])
+    np.testing.assert_allclose(wanted.in_training, [[0.7, 0.15, nan], [1, 0, 0], [0, 1, nan]])
+    np.testing.assert_allclose(wanted.of([2, 1]).in_training[[0, 2]], [[nan, 0.15], [nan, 1]])
+    assert [each.tolist() for each in counts(wanted, np.arange(3))] == [[2, 1, 0], [1, 2, 1]]
+    hard = targets(labels, "positive; B=ignore")
+    assert hard.in_training is hard
 
 
 def test_positives_and_negatives_are_counted_over_the_given_rows():
@@ -46,7 +62,9 @@ def test_targets_of_many_rows_are_those_of_each(uncertain):
 
 
 def test_an_unknown_choice_is_named():
-    with pytest.raises(UserError, match="uncertain 'maybe': choose one of negative, positive, ignore, ignore-all; for"):
+    with pytest.raises(
+        UserError, match="uncertain 'maybe': choose one of negative, positive, ignore, ignore-all, smooth"
+    ):
         targets(LABELS, "maybe")
     with pytest.raises(UserError, match="uncertain 'E': no such finding; the labels have A, B, C, D"):
         targets(LABELS, "negative; E=ignore")

@@ -261,8 +261,10 @@ def test_a_head_takes_the_place_of_timm_s_classifier():
     assert head_keys(ours) == ["head.fc.1.weight", "head.fc.1.bias"]
 
 
-def test_the_heads_are_timm_s_and_the_cosine_one():
-    assert [*HEADS] == ["cosine", "linear"] and ModelOptions("test_byobnet", 64).head == HEADS["linear"]()
+def test_the_heads_of_a_name():
+    assert [*HEADS] == ["cosine", "csra", "linear", "ml-decoder"] and ModelOptions("test_byobnet", 64).head == HEADS[
+        "linear"
+    ]()
 
 
 @pytest.mark.parametrize("arch", ["test_byobnet", "test_convnext", "deit_tiny_distilled_patch16_224"])

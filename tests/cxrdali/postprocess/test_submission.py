@@ -9,7 +9,8 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import average_precision_score
 
-from cxrdali.postprocess.submission import read_template, submit, template_of, verify
+from cxrdali.postprocess.submission import submit, verify
+from cxrdali.postprocess.template import read_template, template_of
 from cxrdali.predictions import Predictions, Provenance
 from shards.errors import UserError
 from shards.storage.sidecar import beside

@@ -134,7 +134,7 @@ def test_another_loss_has_its_own_parameters(tmp_path):
         settings.flat().get("drw_epoch"),
         settings.flat().get("cb_beta"),
     ) == (0.1, 4, None, None)
-    with pytest.raises(UserError, match="a: loss 'lsep': choose one of asl, bce"):
+    with pytest.raises(UserError, match="a: loss 'lsep': choose one of apl, asl, bce"):
         recipe.resolve(Path("r"), {"loss": "lsep"})
     with pytest.raises(UserError, match="a: drw-epoch 3: the loss asl has no such parameter"):
         recipe.resolve(Path("r"), {"loss": "asl", "drw_epoch": 3})

@@ -112,7 +112,7 @@ def test_damaged_settings_of_a_run_are_one_line(damage, message):
         ({"epochs": 2.5}, "epochs = 2.5 is of the wrong kind; epochs is a whole number"),
         ({"compile": 1}, "compile = 1 is of the wrong kind; compile is true or false"),
         ({"oversample": "Mass"}, "oversample = 'Mass' is of the wrong kind; oversample is a list of names"),
-        ({"head": "queries"}, "head 'queries': choose one of cosine, linear"),
+        ({"head": "queries"}, "head 'queries': choose one of cosine, csra, linear, ml-decoder"),
         ({"sampler": "sqrt", "oversample": ["Mass"]}, "sampler sqrt: oversampling too changes how often an image"),
         ({"loss": "drw", "drw_epoch": 30}, "drw-epoch 30: re-weighting would begin after the last of 30 epochs"),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cxrdali.postprocess.submission import template_of
+from cxrdali.postprocess.template import template_of
 from cxrdali.runs import recipes
 from cxrdali.runs.names import under_present_names
 from cxrdali.studies.options import StudyOptions

@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from cxrdali.models.weights_file import identity
-from cxrdali.postprocess.submission import template_of
+from cxrdali.postprocess.template import template_of
 from cxrdali.predictions import read
 from cxrdali.report.kit.numbers import gain
 from cxrdali.report.training.page import ReportOptions, write_report

@@ -2,9 +2,12 @@
 
 import csv
 import json
+import shutil
+import subprocess
 
 import pytest
 
+from cxrdali.report.kit.tables import Table
 from cxrdali.report.study.table import parts
 from cxrdali.runs.steps import Book, Step
 from cxrdali.studies.table import study_table
@@ -130,8 +133,29 @@ def test_files_have_the_same_numbers(root):
     tex = (root / "table.tex").read_text()
     assert r"a & test & 3 & 0.340 $\pm$ 0.053" in tex and r"\toprule" in tex and r"mean $\pm$ standard" in tex
     assert latex("x_1", []).startswith("% x_1") and "95 \\% t intervals" in tex
-    table = [line for line in tex.splitlines() if line.endswith(r"\\")]
-    assert {line.count(" & ") for line in table} == {2, 6}, "every row of a table has its columns"
+    for block in tex.split(r"\begin{tabular}")[1:]:
+        rows = [line for line in block.splitlines() if line.endswith(r"\\")]
+        assert len({row.count(" & ") for row in rows}) == 1, "every row of a table has its columns"
+        assert max(map(len, rows)) < 100, "a page of one column of text holds them"
+
+
+def test_latex_prints_wide_tables_and_any_letter(tmp_path):
+    """With a TeX, compiled: no error, and nothing that sticks out of the line."""
+    says = "A_b & 50 % ~ ^ {x} \\ #1 <> | ≥ ≤ × → – — ± −"
+    wide = Table("Wide", [("Run", "text"), *((f"metric {n}", "score") for n in range(12))], [("a_b", *range(12))])
+    text = latex("x", [wide, Table("Said", [("Claim", "text"), ("Verdict", "text")], [(says * 3, "holds")])])
+    blocks = text.split(r"\begin{tabular}")[1:-1]
+    heads = [name.strip(" \\") for block in blocks for name in block.splitlines()[2].split(" & ")]
+    assert [name for name in heads if name != "Run"] == [f"metric {n}" for n in range(12)]
+    assert heads.count("Run") == len(blocks) > 1, "the name of a row stands in each part"
+    if shutil.which("pdflatex") is None:
+        pytest.skip("no pdflatex")
+    whole = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}" + text + "\\end{document}"
+    (tmp_path / "t.tex").write_text(whole)
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "t.tex"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "Overfull" not in done.stdout, done.stdout
 
 
 def test_a_folder_without_a_study_is_one_line(tmp_path):

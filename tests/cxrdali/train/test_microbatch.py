@@ -60,8 +60,8 @@ def loss_of(name: str = "bce") -> LossModule:
     return LossModule(LOSSES[name](**given), counts, 10 - counts)
 
 
-def search(model, batch=24, **options):
-    return largest_micro_batch(model, loss_of(), CPU, BatchShape(batch, PIXELS, FINDINGS), **options)
+def search(model, batch=24, copies=0):
+    return largest_micro_batch(model, loss_of(), CPU, BatchShape(batch, PIXELS, FINDINGS, copies))
 
 
 def test_divisors_come_from_the_largest():
@@ -82,7 +82,7 @@ def test_validation_s_pass_has_to_fit_too():
     assert search(Full("test_efficientnet", room=12, looked_at=5)) == 4
 
 
-def test_the_gradients_that_several_ranks_keep_take_room_while_it_searches(monkeypatch):
+def test_what_training_holds_from_step_to_step_takes_room_while_it_searches(monkeypatch):
     model, made, real = Full("test_efficientnet", room=6), [], torch.empty_like
 
     def counted(each):
@@ -91,8 +91,8 @@ def test_the_gradients_that_several_ranks_keep_take_room_while_it_searches(monke
 
     monkeypatch.setattr(torch, "empty_like", counted)
     assert search(model) == 6 and made == []
-    assert search(model, keeps_gradients=True) == 6
-    assert sum(made) == sum(each.numel() for each in model.parameters())
+    assert search(model, copies=2) == 6  # gradients of several ranks, a moving average
+    assert sum(made) == 2 * sum(each.numel() for each in model.parameters())
 
 
 def test_where_one_image_does_not_fit_the_way_out_is_named():
@@ -174,8 +174,8 @@ def gpu(monkeypatch):
     """The trainer's view of a GPU with room for two images of a batch of 8; what it was asked is returned."""
     asked, real = [], microbatch.resolve
 
-    def found(model, loss, hardware, shape, keeps_gradients):
-        assert not keeps_gradients  # one process
+    def found(model, loss, hardware, shape):
+        assert not shape.copies  # one process, no moving average
         asked.append((shape.images, shape.size, shape.num_findings))
         return 2
 

@@ -29,6 +29,7 @@ from cxrdali.runs.settings import STAGES, settings_of
 from cxrdali.train import build
 from cxrdali.train import trainer as training
 from cxrdali.train.hooks import Hooks
+from cxrdali.train.rates import Rates
 from cxrdali.train.state import State
 from cxrdali.train.stopping import Stopped
 from cxrdali.train.trainer import train
@@ -77,7 +78,8 @@ def test_the_defaults_are_the_paper_s():
     assert (data.size, optimizer.batch, optimizer.epochs, optimizer.warmup_epochs) == (320, 128, 30, 1)
     assert (optimizer.lr, optimizer.weight_decay) == (1e-3, 1e-6)
     assert (made.model.arch, made.model.norm) == ("tf_efficientnetv2_s.in21k_ft_in1k", "imagenet")
-    assert (data.cutout, data.uncertain, data.group) == ("fixed", "negative", "subject")
+    assert (data.flips, data.cutout, data.augment) == ("horizontal", "off", ())
+    assert (data.uncertain, data.group) == ("negative", "subject")
 
 
 def test_a_run_holds_what_it_promises(unbroken, dataset):
@@ -136,7 +138,7 @@ def _model_options():
 
 def test_the_learning_rate_warms_up_linearly_then_falls_to_zero(dataset):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
-    schedule = build.schedule(optimizer, settings(epochs=5), steps_per_epoch=10)
+    schedule = Rates(optimizer, settings(epochs=5).optimizer, [10] * 5)
     rates = []
     for step in range(50):
         schedule.step_update(step)
@@ -165,7 +167,7 @@ def test_the_rate_falls_by_epoch_as_torch_s_cosine_or_not_at_all():
 
 def rates_of(given, steps):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=given["lr"])
-    schedule, rates = build.schedule(optimizer, settings(**given), steps), []
+    schedule, rates = Rates(optimizer, settings(**given).optimizer, [steps] * given["epochs"]), []
     for step in range(given["epochs"] * steps):
         schedule.step_update(step)
         rates.append(optimizer.param_groups[0]["lr"])

@@ -12,14 +12,14 @@ import pytest
 from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
-from shards.packing.attach import attach
+from shards.packing.attach import attach, detach
 from shards.packing.options import PackOptions
 from shards.packing.pack import pack
 from shards.releases.checks import check_links, check_subjects
 from shards.releases.locate import image_paths
 from shards.releases.open import open_release
 from shards.renditions.rendition import Size, resize
-from tests.releases import PADCHEST_FINDINGS, PADCHEST_TABLE, write_padchest
+from tests.releases import PADCHEST_FINDINGS, PADCHEST_TABLE, write_padchest, write_table
 
 TRAIN, TEST, REMOVAL = "CXRLT_2026_TRAINING.csv", "CXRLT_2026_TEST_ALL_TASK1.csv", "Removal.csv"
 OPTIONS = PackOptions(sizes=(Size(32, raw=True),), shard_images=16)
@@ -91,7 +91,8 @@ def test_removed_images_leave_training_and_test_images_stay_in_test_and_never_in
     labels = open_release(root).labels[0]
     by_split = truth.groupby("split")["ImageID"].apply(set)
     assert set(labels.table.index[labels.table["split"] == "train"]) == by_split["train"]
-    assert set(labels.table.index[labels.table["split"] == "test"]) == by_split["test"]
+    assert set(labels.table.index[labels.table["split"] == "dev"]) == by_split["test"]
+    assert not (labels.table["split"] == "test").any(), "the public list is the development set, whatever its name"
     assert not labels.table.index.isin(by_split["removed"]).any()
     listed = set(pd.read_csv(root / TRAIN, dtype=str)["ImageID"])
     assert by_split["test"] < listed and by_split["removed"] < listed  # the trap: they stand in the training table
@@ -107,10 +108,10 @@ def test_findings_keep_their_case_and_lose_their_tabs_and_those_of_the_test_tabl
     labels = open_release(root).labels[0]
     assert (labels.name, labels.findings) == ("cxr-lt-2026", PADCHEST_FINDINGS)
     assert "aortic elongation\t," in (root / TRAIN).read_text()
-    train, test = (labels.table[labels.table["split"] == split] for split in ("train", "test"))
+    train, dev = (labels.table[labels.table["split"] == split] for split in ("train", "dev"))
     expected = truth.set_index("ImageID").loc[train.index, list(PADCHEST_FINDINGS)]
     assert train[list(PADCHEST_FINDINGS)].astype(int).to_numpy().tolist() == expected.to_numpy().tolist()
-    assert test[list(PADCHEST_FINDINGS)].isna().all(axis=None)
+    assert len(dev) == 12 and dev[list(PADCHEST_FINDINGS)].isna().all(axis=None)
     said = "its 5 columns of findings have no name and no value; no known label of its 12 images"
     assert f"{TEST}: {said}" in labels.notes
 
@@ -137,6 +138,66 @@ def test_a_test_table_with_names_is_matched_by_name_not_by_place(root):
     assert test.loc[:, list(PADCHEST_FINDINGS)].sum().tolist() == [0, 0, len(test), 0, 0]
     edit(root / TEST, lambda text: text.replace("cardiomegaly", "Cardiomegaly"))
     assert "'Cardiomegaly' is not in both" in refused(root, "finding")
+
+
+@pytest.mark.parametrize("columns", [1, 3, 8])  # ids alone, without findings, with labels
+def test_the_table_of_the_test_images_is_given_as_a_file_under_any_name(root, tmp_path, columns):
+    """It lies beside the public list or elsewhere; both splits are there, and nothing else has changed."""
+    before = open_release(root).labels[0].table
+    table = pd.read_csv(root / TRAIN, dtype=str).rename(columns=str.strip)
+    test = table[table["ImageID"].isin(before.index[before["split"] == "train"])].iloc[:3]
+    table[~table["ImageID"].isin(test["ImageID"])].to_csv(root / TRAIN, index=False)
+    for place in (root / "what the mail held.csv", tmp_path / "CXRLT_2026_FINAL.csv"):
+        test.iloc[:, :columns].to_csv(place, index=False)
+        release = open_release(root, [place])
+        (labels, _) = release.labels
+        assert labels.table.groupby("split")["cardiomegaly"].size().to_dict() == {"dev": 12, "test": 3, "train": 49}
+        known = labels.table.loc[test["ImageID"], list(PADCHEST_FINDINGS)]
+        if columns == 8:
+            assert known.astype(str).to_numpy().tolist() == test[list(PADCHEST_FINDINGS)].to_numpy().tolist()
+        else:
+            assert known.isna().all(axis=None)
+        assert place in labels.inputs and len(release.images) == len(before)
+        if place.parent == root:
+            place.unlink()
+    labels_folder = tmp_path / "labels"
+    labels_folder.mkdir()
+    for name in (TRAIN, TEST, REMOVAL):
+        shutil.move(root / name, labels_folder)
+    again = open_release(root, [labels_folder, place]).labels[0].table
+    pd.testing.assert_frame_equal(again, labels.table)
+    pack(open_release(root, [labels_folder, place]), tmp_path / "pack", OPTIONS)
+    detach(tmp_path / "pack", "cxr-lt-2026")
+    attach(tmp_path / "pack", [labels_folder, place])
+    attached = PackedDataset.open(tmp_path / "pack").labels("cxr-lt-2026")
+    assert {split: int((attached.split[:] == split).sum()) for split in ("dev", "test")} == {"dev": 12, "test": 3}
+
+
+def test_files_of_labels_that_belong_nowhere_are_one_line(root, tmp_path):
+    other = write_table(tmp_path / "final.csv", "ImageID", "a.png")
+    twice = write_table(tmp_path / "final2.csv", "ImageID", "b.png")
+    for name in (TRAIN, TEST, REMOVAL):
+        (root / name).unlink()
+    with pytest.raises(UserError, match="final.csv: a table that belongs to no label release here; give the folder"):
+        open_release(root, [other])
+    write_padchest(tmp_path / "again")
+    with pytest.raises(UserError, match="final2.csv: a second test table beside final.csv; keep one of them"):
+        open_release(tmp_path / "again", [other, twice])
+    with pytest.raises(UserError, match="none.csv: no such folder; give a label release's folder with --labels"):
+        open_release(tmp_path / "again", [tmp_path / "none.csv"])
+
+
+def test_two_tables_of_test_images_in_a_folder_are_told_apart_by_their_labels(root):
+    """The one without labels is the public list; of two without, neither is guessed."""
+    table = pd.read_csv(root / TRAIN, dtype=str).rename(columns=str.strip)
+    kept = open_release(root).labels[0].table.query("split == 'train'").index[:2]
+    table[~table["ImageID"].isin(kept)].to_csv(root / TRAIN, index=False)
+    labelled = table[table["ImageID"].isin(kept)]
+    labelled.to_csv(root / "a_test.csv", index=False)
+    found = open_release(root).labels[0].table["split"]
+    assert (found[kept] == "test").all() and (found == "dev").sum() == 12
+    labelled.iloc[:, :3].to_csv(root / "a_test.csv", index=False)
+    assert "the table of the test images is given as --labels FILE" in refused(root, "a second")
 
 
 def test_another_tasks_table_is_not_read_and_that_is_said(root):
@@ -299,7 +360,7 @@ def test_a_patient_in_train_and_test_is_found_by_padchests_ids(root, truth):
     check_subjects(release.labels[0], release.images)
     edit(root / PADCHEST_TABLE, lambda text: text.replace(last, first))
     release = open_release(root)
-    with pytest.raises(UserError, match=r"subjects in more than one split of labels .*\(test\) and .*\(train\)"):
+    with pytest.raises(UserError, match=r"subjects in more than one split of labels .*\(dev\) and .*\(train\)"):
         check_subjects(release.labels[0], release.images)
 
 

@@ -137,7 +137,7 @@ def test_labels_of_chexpert_plus_fit_images_that_were_packed_from_chexpert(tmp_p
     write(tmp_path / "plus")
     test_chexpert.write(tmp_path / "chexpert")
     images = open_release(tmp_path / "chexpert").images
-    impression, report = read_labels("chexpert", tmp_path / "plus", images, "chexpert-plus")
+    impression, report = read_labels("chexpert", [tmp_path / "plus"], images, "chexpert-plus")
     assert (impression.name, report.name) == ("chexbert-impression", "chexbert-report")
     assert impression.table.index.tolist() == ["valid/patient64541/study1/view1_frontal"]
     assert impression.table["split"].tolist() == ["dev"] and impression.table["No Finding"].tolist() == [1]

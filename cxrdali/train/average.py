@@ -1,0 +1,232 @@
+"""The mean of several weights as a run of its own: of a run's kept epochs, or of runs of one form.
+
+Statistics of batch normalisation are computed anew for the averaged weights, in one pass over the training images as
+the run trains on them (Izmailov et al. 2018, SWA): the mean of statistics is not that of any network. Of a frozen
+backbone, which all have, they stay.
+"""
+
+import datetime
+import logging
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
+
+from cxrdali.data.loader import Loader
+from cxrdali.models import weights_file
+from cxrdali.models.checkpoint_file import read_weights
+from cxrdali.models.classifier import Classifier, create
+from cxrdali.models.inference import Inference, logits
+from cxrdali.runs import folder, kept_epochs
+from cxrdali.runs.layout import EXCLUDED, METRIC_COLUMNS, candidate
+from cxrdali.runs.reader import Run
+from cxrdali.runs.same_data import labels_of, run_rows
+from cxrdali.runs.seen import Seen, seen_by
+from cxrdali.runs.seen_together import together
+from cxrdali.runs.settings import TrainSettings
+from cxrdali.runs.words import command_line
+from cxrdali.runtime.device import Hardware, versions
+from cxrdali.runtime.distributed import Ranks
+from cxrdali.train.build import loaders
+from cxrdali.train.selection import TrainingData, select_data
+from cxrdali.train.state import finding_rows, predictions_of
+from cxrdali.train.validation import Validated, scored
+from shards.dataset.dataset import Dataset
+from shards.errors import UserError
+from shards.storage.files import sync_folder, sync_tree
+from shards.words import counted
+
+log = logging.getLogger(__name__)
+
+AS_TRAINED = ("arch", "size", "norm", "mean", "std", "head", "logit_scale", "findings", "dataset", "labels")
+
+
+@dataclass(frozen=True)
+class Member:
+    """Weights that are averaged. score: of their epoch, by what chooses the run's best one."""
+
+    run: Run
+    file: Path
+    epoch: int
+    score: float
+
+
+def of_epochs(run: Run, count: int, best: bool) -> list[Member]:
+    """A run's best, or last, epochs. Raises UserError if it has not kept so many."""
+    how = "best" if best else "last"
+    run.check_finished("finish it first")
+    kept = run.setting("keep_epochs", 0)
+    rows, column = run.metrics.to_dict("records"), run.chosen_by
+    if not 2 <= count <= min(kept, len(rows)):
+        there = f"of {counted(len(rows), 'epoch')}, it keeps the {kept} best and the {kept} last"
+        fix = f"give --{how} 2 to {min(kept, len(rows))}" if min(kept, len(rows)) > 1 else "train with --keep-epochs"
+        raise UserError(f"{run.path}: --{how} {count}: {there if kept else 'it kept no epochs'}; {fix}")
+    epochs = kept_epochs.best_and_last(rows, column, kept)[0 if best else 1][:count]
+    scores = {int(row["epoch"]): candidate(row, column)[0] for row in rows}
+    return [Member(run, kept_epochs.file_of(run.path, epoch), epoch, scores[epoch]) for epoch in epochs]
+
+
+def of_runs(runs: Sequence[Run]) -> list[Member]:
+    """The best weights of several finished runs."""
+    for run in runs:
+        run.check_finished("finish it first")
+    return [Member(run, run.best_weights(), run.progress.best_epoch, run.best[run.chosen_by]) for run in runs]
+
+
+def average(members: Sequence[Member], dataset: Dataset, out: Path, device: str = "auto") -> None:
+    """Write the mean of weights as a finished run `out`, scored on the validation images that all of them have.
+
+    Args:
+        members: Two or more; settings and data are those of the first one's run.
+        dataset: That of the runs.
+        out: A folder that is not there yet.
+        device: As of `TrainSettings`.
+
+    Raises:
+        UserError: Weights of other networks, findings or data; validation images that one of them was trained on.
+    """
+    if out.exists():
+        raise UserError(f"{out}: exists; give --out another folder")
+    run = members[0].run
+    settings, labels = run.settings, labels_of(run, dataset)
+    run_rows(run, dataset, labels, "; give the dataset of the run with --data")
+    data = select_data(settings, dataset, labels, run.path)
+    seen, (weights, about) = _seen(members, dataset, data, settings), _mean(members)
+    hardware = Hardware.resolve(device, "auto")
+    hardware.begin()
+    model = create(settings.model_options(), len(data.findings))
+    model.backbone.load_state_dict(weights)
+    model = model.to(hardware.device)
+    loader, val_loader = loaders(settings, data, Ranks(), Loader, settings.loader_options(hardware.device))
+    if any(isinstance(each, _BatchNorm) for each in model.modules()) and not settings.model.frozen:
+        torch.manual_seed(settings.seed)
+        with hardware.autocast():
+            update_bn(_batches(loader, hardware, settings), model)
+        log.info("batch normalisation: statistics computed anew, on the training images of one epoch")
+    how = Inference(_at_a_time(settings), progress="validation", fix="average other weights")
+    values = logits(model, val_loader, len(data.findings), hardware, how)
+    assert values is not None  # of one process
+    made = _Mean(settings.changed(init=str(run.path), new_head=False, keep_epochs=0), data, model, about, members)
+    reached = made.write(out, Validated(values, *scored(data, val_loader, values)), seen, hardware)
+    each = ", ".join(f"{member.run.name} epoch {member.epoch} {member.score:.4f}" for member in members)
+    log.info(f"{out}: {run.chosen_by} {reached:.4f}, of the mean of {len(members)} weights ({each})")
+
+
+def _seen(members: Sequence[Member], dataset: Dataset, data: TrainingData, settings: TrainSettings) -> Seen:
+    """What any of them has seen; the first one's run comes last. Raises UserError if it is what all are scored on."""
+    run, found = members[0].run, None
+    for other in {each.run.path: each.run for each in reversed(members)}.values():
+        if other.selection.get("val_sha256") != run.selection.get("val_sha256"):
+            raise UserError(
+                f"{other.path}: has other validation images than {run.path}, so one of them was trained on those of "
+                "the other; average runs of one --fold"
+            )
+        mine = seen_by(other, dataset)
+        leak = mine.among(dataset, data.labels, data.val_rows, settings.data.group, "validation images")
+        if leak and not settings.data.allow_leak:
+            raise UserError(f"{other.path}: {leak[0]}; average runs that were trained on none of them")
+        found = mine if found is None else together(found, mine)
+    assert found is not None
+    return found
+
+
+def _mean(members: Sequence[Member]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The mean of tensors, added up in float64; whole numbers are those of the first. And the first one's metadata.
+
+    Raises UserError if weights are of another network, or of other data.
+    """
+    first, known = read_weights(members[0].file)
+    total = {name: value.double() for name, value in first.items()}
+    for member in members[1:]:
+        state, about = read_weights(member.file)
+        for name in AS_TRAINED:
+            if about.get(name) != known.get(name):
+                raise UserError(
+                    f"{member.file}: {name} is {about.get(name)!r}, and {known.get(name)!r} in {members[0].file}; only "
+                    "weights of one form, trained on the same data and labels, have a mean"
+                )
+        for name, value in state.items():
+            total[name] += value.double()
+    mean = {name: value / len(members) for name, value in total.items()}
+    return {
+        name: mean[name].to(value.dtype) if value.is_floating_point() else value for name, value in first.items()
+    }, known
+
+
+def _at_a_time(settings: TrainSettings) -> int:
+    """Images; `auto` was resolved when the run began, or it is the batch."""
+    found = settings.runtime.micro_batch
+    return found if isinstance(found, int) else settings.optimizer.batch
+
+
+def _batches(loader: Loader, hardware: Hardware, settings: TrainSettings) -> Iterator[torch.Tensor]:
+    """The first epoch's images as training saw them, on the device."""
+    loader.set_epoch(0)
+    for number, (images, _) in enumerate(loader, 1):
+        yield from images.to(hardware.device).split(_at_a_time(settings))
+        if number == settings.runtime.limit_batches:
+            return
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """What is written of a mean of weights. about: their metadata."""
+
+    settings: TrainSettings
+    data: TrainingData
+    model: Classifier
+    about: dict[str, str]
+    members: Sequence[Member]
+
+    def write(self, out: Path, found: Validated, seen: Seen, hardware: Hardware) -> float:
+        """Into a folder aside, renamed when all is in it. Returns the score that it reached."""
+        run, there, epoch = self.members[0].run, out.absolute(), self.settings.optimizer.epochs
+        unknown = dict.fromkeys(METRIC_COLUMNS, math.nan)  # nothing was trained
+        row = {**unknown, "reweighted": 0, "epoch": epoch, **found.columns}
+        reached = row[run.chosen_by]
+        state = {
+            "epoch": epoch, "best_epoch": epoch, "best_score": reached, "metrics": [row],
+            "findings": finding_rows(epoch, found.scores),
+        }  # fmt: skip
+        about = {name: value for name, value in self.about.items() if name not in ("map", "lrap", "weights")}
+        about |= {"epoch": str(epoch), self.settings.optimizer.select_by: repr(reached)}
+        assert found.logits is not None
+        table = predictions_of(out.name, self.data, found.logits)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=there.parent) as aside:
+            made = Path(aside) / out.name
+            made.mkdir(0o700)
+            folder.write_config(made, self._config(hardware))
+            seen.write(made)
+            if (run.path / EXCLUDED).exists():
+                (made / EXCLUDED).write_bytes((run.path / EXCLUDED).read_bytes())
+            folder.finish(made, state, self.settings, (self.model.backbone.state_dict(), about, table))
+            sync_tree(made)
+            made.replace(there)
+            sync_folder(there.parent)
+        return reached
+
+    def _config(self, hardware: Hardware) -> dict:
+        run = self.members[0].run
+        kept = {name: value for name, value in run.config.items() if name not in ("continued", "recipe")}
+        averaged = [
+            {"run": each.run.name, "epoch": each.epoch, "sha256": weights_file.identity(each.file)}
+            for each in self.members
+        ]
+        return {
+            **kept,
+            "settings": self.settings.as_json(),
+            "averaged": averaged,
+            "init_sha256": weights_file.identity(run.best_weights()),
+            "device": hardware.name,
+            "precision": hardware.precision,
+            "processes": 1,
+            "versions": versions(),
+            "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": command_line(),
+        }
