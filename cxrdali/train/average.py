@@ -93,6 +93,8 @@ def average(members: Sequence[Member], dataset: Dataset, out: Path, device: str 
     if out.exists():
         raise UserError(f"{out}: exists; give --out another folder")
     run = members[0].run
+    for each in members:
+        each.run.check_of_images("average")
     settings, labels = run.settings, labels_of(run, dataset)
     run_rows(run, dataset, labels, "; give the dataset of the run with --data")
     data = select_data(settings, dataset, labels, run.path)
