@@ -34,15 +34,14 @@ from cxrdali.runtime.distributed import Ranks, mean_in_order
 from cxrdali.runtime.full import told_if_full
 from cxrdali.runtime.options import AUTO
 from cxrdali.train import checks, compiling, microbatch
+from cxrdali.train.cached import is_cached, with_features
 from cxrdali.train.ema import Ema
-from cxrdali.train.features import CachedLoader, Head, features_of
+from cxrdali.train.features import CachedLoader, Head
 from cxrdali.train.groups import parameter_groups
 from cxrdali.train.rates import Rates
 from cxrdali.train.selection import TrainingData
 from cxrdali.train.step import Step, adamw, grad_scaler
-from cxrdali.train.study_features import Backbone, FeatureLoader, kept
 from shards.errors import UserError
-from shards.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -161,8 +160,7 @@ def build(
     settings = settings.changed(micro_batch=micro_batch)
     checks.check_norms(model, settings, micro_batch or shape.images)
     checks.check_pairs(settings, shape.images, ranks.world)
-    cached = is_cached(settings, ranks.world)
-    if settings.study and not cached:
+    if settings.study and not is_cached(settings, ranks.world):
         settings.study.check_fits(micro_batch)
     # not before the search: each rank tries sizes of its own, and fails at its own; one process has all images
     if settings.runtime.sync_bn and ranks.world > 1:
@@ -172,9 +170,9 @@ def build(
     steps = settings.steps(loader.samples)
     arranged = compiling.Arranged(_shared(model, hardware, ranks))
     trial = replace(trial, settings=settings)
-    if cached:
-        (loader, val_loader), alone = _on_features(trial, data, options, make_loader)
-        arranged = compiling.Arranged(Head(model)) if alone else arranged
+    if cached := with_features(settings, data, model, hardware, ranks, (loader, val_loader)):
+        loader, val_loader = cached
+        arranged = arranged if settings.study else compiling.Arranged(Head(model))
     if settings.runtime.compile and not isinstance(arranged.forward, Head):
         left = (segment.end - max(segment.start, epoch)) * steps[segment.start]
         stored = before and before.compiled
@@ -187,18 +185,6 @@ def build(
         settings, searched, arranged, data, hardware, ranks, model, forward, loader, val_loader, step, steps, segment,
         Rates(optimizer, how, steps),
     )  # fmt: skip
-
-
-def is_cached(settings: TrainSettings, world: int = 1) -> bool:
-    """Whether a frozen backbone's features are computed once: nothing changes an image between epochs.
-
-    A trial of a few batches would wait for the features of all images, and every rank would compute them all, unless
-    they are kept on disk for study-level runs.
-    """
-    runtime, data = settings.runtime, settings.data
-    changes = data.mixup or data.cutmix or options_of(data.flips, data.cutout, data.augment) is not None
-    whole = runtime.cache_features and not runtime.limit_batches and (world == 1 or settings.study is not None)
-    return settings.model.frozen and whole and not changes
 
 
 def initial_weights(init: str | None) -> Path | None:
@@ -308,35 +294,3 @@ def _loaders(
         **sampled, **part,
     )  # fmt: skip
     return loader, make_loader(data.dataset, data.val_rows, options, **part)
-
-
-def _on_features(
-    trial: microbatch.Trial, data: TrainingData, options: LoaderOptions, make_loader: type[Loader]
-) -> tuple[tuple, bool]:
-    """The loaders, of a frozen backbone's features where there are any; and whether a step then calls the classifier
-    alone."""
-    settings, model, hardware, ranks = trial.settings, trial.model, trial.hardware, trial.ranks
-    if settings.study:
-        plain = partial(Loader, data.dataset, options=options, rank=ranks.rank, world=ranks.world)
-        features = kept(Backbone(model, plain, hardware, ranks), data.rows, settings.study.folder)
-        return tuple(FeatureLoader(each, features, hardware) for each in trial.loaders), False
-    if model.seen.why:
-        log.info(f"features are computed anew in every epoch: {model.seen.why}")
-        return trial.loaders, False
-    loader, val_loader = trial.loaders
-    plain, at_a_time = make_loader(data.dataset, data.train_rows, options), settings.runtime.micro_batch
-    return (
-        _cached(loader, plain, model, hardware, at_a_time),
-        _cached(val_loader, val_loader, model, hardware, at_a_time),
-    ), True
-
-
-def _cached(
-    loader: Loader, plain: Loader, model: Classifier, hardware: Hardware, micro_batch: int | None
-) -> CachedLoader:
-    """`loader` with the backbone's features for images; `plain` has its rows once and in order."""
-    what = "validation" if plain is loader else "training"
-    features = features_of(model, plain, hardware, micro_batch, f"features of {what} images")
-    rows = counted(len(plain.rows), f"{what} image")
-    log.info(f"features of {rows}: {features.shape[1]:,} numbers each, computed once")
-    return CachedLoader(loader, plain.rows, features)
