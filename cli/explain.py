@@ -18,7 +18,7 @@ from shards.words import counted
 @split_option
 @field_options(ExplainOptions, "images")
 @click.option("--findings", metavar="A,B", help="Findings to show.  [default: all of the run's]")
-@field_options(ExplainOptions, "layer")
+@field_options(ExplainOptions, "method", "layer")
 @click.option(
     "--out",
     required=True,
@@ -34,7 +34,7 @@ from shards.words import counted
 @field_options(PredictOptions, "device", "precision", "decode", precision="Of predicting; heat maps: always fp32.")
 def explain(run, data, findings, out, synthetic, batch, **given):
     """For each finding, show the positives that a run scores highest and lowest, and the negatives that it scores
-    highest, with Grad-CAM heat maps.
+    highest, with heat maps: Grad-CAM, or where the run's head looks.
 
     All splits but val (with --weights, val too) are predicted first. The page holds pictures: data-use terms apply.
     """

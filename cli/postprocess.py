@@ -45,22 +45,7 @@ from shards.words import counted
 @field_options(FitOptions, "uncertain", "folds", "allow_leak", "findings")
 @field_options(EvaluateOptions, "allow_other_run", "allow_same_images")
 @tables.kind_option
-def postprocess(
-    file,
-    fit,
-    rules,
-    study_mean,
-    gate,
-    strength,
-    data,
-    out,
-    views,
-    labels,
-    kind,
-    allow_other_run,
-    allow_same_images,
-    **given,
-):
+def postprocess(file, fit, rules, data, out, views, labels, kind, allow_other_run, allow_same_images, **given):
     """Let a study's lateral images take over the mean of its frontal predictions, for every finding whose AP is
     higher on frontal images than on all others and that 10 patients or more have in either. FILE holds logits, as
     `cxrdali predict` writes them.
@@ -71,6 +56,7 @@ def postprocess(
 
     --study-mean and --gate do something else instead, for which nothing is fitted.
     """
+    study_mean, gate, strength = (given.pop(name) for name in ("study_mean", "gate", "strength"))
     of_rules = {"views": views, "labels": labels, **given}
     if study_mean or gate is not None:
         allowed = {"allow_other_run": allow_other_run, "allow_same_images": allow_same_images}

@@ -13,23 +13,23 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import albumentations as A
 import cv2
 import numpy as np
 
 from benchmarks import datasets, results
 from benchmarks.options import Options, option, parse
 from cxrdali.data.augment import AUGMENTATIONS, AugmentOptions, carry_out, decide, options_of
-from cxrdali.data.augment.affine import Affine
 from cxrdali.data.augment.presets import PRESETS
 from cxrdali.data.augment.written import read
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
-from shards.dataset.mapped import MappedSize
 from shards.dataset.packed import PackedDataset
 
 TARGETS = (
     *(results.Target(f"{kind}, mild", (f"{kind}, flips and cutout",), 0.6) for kind in ("JPEG", "raw")),
     results.Target("affine, in memory", ("albumentations' Affine, in memory",), 2),
+    results.Target("crop and affine, in memory", ("albumentations' RandomResizedCrop and Affine, in memory",), 2),
 )
 
 
@@ -69,19 +69,16 @@ def loaders(options: AugmentRun, folder: Path) -> dict[str, Loader]:
 
 def in_memory(images: np.ndarray) -> dict[str, Callable[[], int]]:
     """Each augmentation with its own strengths, done to each of the images uint8 [n, S, S, 1]."""
-    room = np.empty_like(images)
-    every = {name: read(f"{name}(p=1)") for name in AUGMENTATIONS if name not in ("flips", "cutout")}
-    baselines = {f"{name}, in memory": partial(_ours, (each,), images, room) for name, each in every.items()}
-    try:
-        import albumentations
-    except ImportError:  # of the extra "bench"
-        return baselines
-    same = Affine()
-    theirs = albumentations.Affine(
-        scale=(1 - same.scale, 1 + same.scale), translate_percent=(-same.shift, same.shift),
-        rotate=(-same.degrees, same.degrees), interpolation=cv2.INTER_LINEAR, border_mode=cv2.BORDER_CONSTANT, p=1.0,
-    )  # fmt: skip
-    return {**baselines, "albumentations' Affine, in memory": lambda: sum(len(theirs(image=one)) for one in images)}
+    room, size = np.empty_like(images), images.shape[1]
+    every = {name: (read(f"{name}(p=1)"),) for name in AUGMENTATIONS if name not in ("flips", "cutout")}
+    every["crop and affine"] = every["crop"] + every["affine"]
+    baselines = {f"{name}, in memory": partial(_ours, each, images, room) for name, each in every.items()}
+    affine = A.Affine(scale=(0.95, 1.05), translate_percent=(-0.03, 0.03), rotate=(-7, 7), p=1)  # ours, by default
+    crop = A.RandomResizedCrop((size, size), scale=(0.85, 1.0), ratio=(1.0, 1.0), p=1.0)
+    theirs = {"Affine": affine, "RandomResizedCrop and Affine": lambda image: affine(**crop(image=image))}
+    for name, work in theirs.items():
+        baselines[f"albumentations' {name}, in memory"] = lambda work=work: sum(len(work(image=one)) for one in images)
+    return baselines
 
 
 def _ours(augment: tuple, images: np.ndarray, room: np.ndarray) -> int:
@@ -96,7 +93,7 @@ def main() -> None:
         folder = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cxrdali-bench-")))
         made = loaders(options, folder)
         raw = made["raw, as they are"]
-        some = np.stack(MappedSize(raw.mapped.stored).pixels(raw.rows[: options.batch]))
+        some = np.stack(raw.mapped.pixels(raw.rows[: options.batch]))
         baselines = {name: lambda one=loader: sum(len(each.rows) for each in one) for name, loader in made.items()}
         runs = results.interleaved(baselines, options.rounds)
         cv2.setNumThreads(1)

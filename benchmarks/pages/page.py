@@ -122,6 +122,7 @@ def _rates(*names: str) -> Callable[[Sequence[dict]], str]:
 RATE = ("images/s", "lowest to highest")
 TABLES = {
     "loader": ("Loading", _rates("px", *RATE, "CPU s per 1,000", "peak MiB", "bytes an image", "cache")),
+    "augment": ("Augmentation", _rates("px", *RATE)),
     "pack": ("Packing", _rates(*RATE, "CPU s per 1,000", "peak MiB")),
     "dicom": ("Packing DICOMs", _rates(*RATE, "CPU s per 1,000")),
     "step": ("The training step", _rates("px", *RATE, "waiting")),

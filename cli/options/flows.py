@@ -1,7 +1,6 @@
 """What `cxrdali study`, `cxrdali paper` and `cxrdali loss-design` share: options, the plan as a table, doing it."""
 
 import functools
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from cli.options import folders, jobs
 from cli.options.fields import Choice, field_options, filled
 from cli.options.folders import FOLDER
 from cli.options.imports import quick_imports
-from cli.options.scores import aligned
+from cli.options.plans import as_set, show_plan
 from cli.options.training import end, file_option
 from cxrdali.studies.options import StudyOptions
 from shards.words import choices, counted
@@ -211,13 +210,13 @@ def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
     started, book = time.perf_counter(), Book(out)
     steps = only(plan.steps, given["only"]) if given.get("only") else plan.steps
     if given.get("dry_run"):
-        _show(plan, book, steps)
+        show_plan(plan, book, steps)
         return
     for note in plan.notes:
         click.echo(f"note: {note}")
     if plan.problems:
         more = f" (and {counted(len(plan.problems) - 1, 'more problem')}: --dry-run)" if len(plan.problems) > 1 else ""
-        raise UserError(_as_set(plan.problems[0]) + more)
+        raise UserError(as_set(plan.problems[0]) + more)
     changed = changed_data(book.plan(steps))
     if changed and not given.get("new_data"):
         raise UserError(f"{out}: {changed}; give another --out, or --new-data to do everything again")
@@ -236,7 +235,7 @@ def carry_out(out: Path, plan, given: Mapping[str, Any]) -> None:
         others = f", and {counted(len(done.failed) - 1, 'other step')}" if len(done.failed) > 1 else ""
         waits = f"; {counted(len(done.blocked), 'step')} that need what failed were not done" if done.blocked else ""
         shown = _show_what_there_is(out, plan, done.blocked)
-        raise UserError(f"{out}: {name} failed{others}: {_as_set(line)}{waits}{shown}")
+        raise UserError(f"{out}: {name} failed{others}: {as_set(line)}{waits}{shown}")
     when = (
         "are done" if shared or done.done == len(steps) else "were done before" if not done.done
         else f"are done, {done.done} of them now"
@@ -253,100 +252,3 @@ def _show_what_there_is(out: Path, plan, blocked: Sequence[str]) -> str:
         return ""
     last.do()
     return f"; {out / 'report.html'} and table.md have what there is"
-
-
-def _as_set(text: str) -> str:
-    """An error of the trainer names options of `cxrdali train`: say how they are given here."""
-    from cxrdali.runs.settings import names
-
-    options = [
-        word
-        for word in re.findall(r"(?<!\S)--([a-z][a-z-]+)", text)
-        if word.replace("-", "_") in names().all() and word != "init"
-    ]
-    names = {word: word.replace("-", "_") for word in options if word != "labels"}
-    return text + "".join(f" (here --set {name}=... for --{word})" for word, name in names.items())
-
-
-def _show(plan, book, steps) -> None:
-    from cxrdali.report.kit.numbers import storage
-    from cxrdali.studies.estimate import by_size, epoch_images, hours, kind, measure
-
-    reasons, rates, rows, total, disk, unmeasured, open_end = book.plan(steps), {}, [], 0.0, 0, [], False
-    reasons = {step.name: reasons.get(step.name) for step in plan.steps}
-    names = {step.name for step in steps}
-    models = {name: each for name, each in plan.models.items() if f"train {name}" in names}
-    for name, (settings, about) in models.items():
-        images, final = epoch_images(plan, name)
-        chooser = settings.data.oversample_from and Path(settings.data.oversample_from).name
-        final = final and not reasons.get(f"train {chooser}")  # its AP will be another one
-        left = _epochs_left(settings.optimizer.epochs, book.root / "runs" / name, reasons[f"train {name}"])
-        for one in by_size(settings).values():
-            if kind(one) not in rates:
-                click.echo(f"measuring {one.model.arch} at {one.data.size} px ...", err=True)
-                try:
-                    rates[kind(one)] = measure(one, plan.bases[name].dataset)
-                except Exception as error:  # a size that is not stored, a full GPU: the plan still shows
-                    click.echo(f"{name}: not measured ({(str(error) or repr(error)).splitlines()[0]})", err=True)
-                    rates[kind(one)] = None
-        of_sizes = {segment: rates[kind(one)] for segment, one in by_size(settings).items()}
-        rate = of_sizes[settings.segments[-1]]
-        if None in of_sizes.values():
-            cost = ("-",) * 5
-            unmeasured.append(name)
-        else:
-            training, predicting = hours(plan, name, of_sizes, left, reasons)
-            total, disk = total + training + predicting, disk + rate.disk
-            cost = (f"{rate.trained:,.1f}", f"{rate.predicted:,.1f}", f"{rate.disk / 1e9:.2g}",
-                    _hours(training), _hours(predicting))  # fmt: skip
-        open_end |= not final
-        start = about["starts_from"] or ("weights" if settings.model.pretrained else "scratch")
-        rows.append((
-            name, reasons[f"train {name}"] or "done", start, settings.data.schedule or f"{settings.data.size}",
-            f"{settings.optimizer.batch}",
-            f"{images:,}{'' if final else ' +'}", f"{left} of {settings.optimizer.epochs}", *cost,
-        ))  # fmt: skip
-    columns = ("model", "state", "starts from", "size", "batch", "images/epoch", "epochs left", "train img/s",
-               "predict img/s", "GB", "train h", "predict h")  # fmt: skip
-    click.echo(aligned([columns, *rows], left=range(len(columns))))
-    if open_end:
-        click.echo("+ and the images that oversampling doubles, known once the model whose AP decides is trained")
-    without = f" without {', '.join(unmeasured)}" if unmeasured else ""
-    for base in {base.judged_on: base for base in plan.bases.values()}.values():
-        splits = ", ".join(f"{name} {len(rows):,}" for name, rows in base.splits.items())
-        of = f" of {base.dataset.root}" if len({each.dataset.id for each in plan.bases.values()}) > 1 else ""
-        click.echo(f"{counted(len(base.train_rows), 'image')}{of} to train; predicted: {splits}")
-    click.echo(f"about {_hours(total)} h in all{without}; runs take {storage(disk)} of disk{without}")
-    others = [step.name for step in steps if not step.folder]
-    for line in _grouped([(name, reasons[name] or "done") for name in others]):
-        click.echo(f"  {line}")
-    for text in plan.notes:
-        click.echo(f"note: {text}")
-    for text in plan.problems:
-        click.echo(f"problem: {_as_set(text)}")
-
-
-def _grouped(steps: list[tuple[str, str]]) -> list[str]:
-    """Steps that differ in their last word alone, the split, on one line if the reason is the same."""
-    from itertools import groupby
-
-    lines = []
-    for (stem, reason), group in groupby(steps, key=lambda step: (step[0].rpartition(" ")[0], step[1])):
-        last = ", ".join(name.rpartition(" ")[2] for name, _ in group)
-        lines.append(f"{stem} {last}: {reason}".lstrip())
-    return lines
-
-
-def _epochs_left(epochs: int, run: Path, reason: str | None) -> int:
-    """From the run's metrics, if it continues and does not begin anew: reading its state would take seconds a model."""
-    from cxrdali.runs.steps import CONTINUES, TAKEN
-
-    if reason is None:
-        return 0
-    path = run / "metrics.csv"
-    done = len(path.read_text().splitlines()) - 1 if reason in (CONTINUES, TAKEN) and path.exists() else 0
-    return max(0, epochs - max(0, done))
-
-
-def _hours(value: float) -> str:
-    return f"{value:.1f}" if value >= 0.1 else f"{value:.2g}"

@@ -70,7 +70,7 @@ def _next_stage(settings, out: Path, given: Mapping, stored: Sequence[int]) -> s
         words += ["--size", max(stored)]
     head = [each.name for each in fields(settings.model.head)]
     # what the next stage must share with this one; its size, batch and rate are its own
-    of_packs = ("findings", "same_patients", "mix", "exclude", "select_pack")
+    of_packs = ("findings", "same_patients", "mix", "exclude", "select_pack", "select_view", "label_weight")
     for name in ("labels", "uncertain", *of_packs, *FOLDS, "arch", "norm", "pool", "gem_p", "head", *head):
         if mine[name] != plain.get(name) and mine[name] is not None:
             value = ",".join(mine[name]) if name == "exclude" else mine[name]

@@ -67,10 +67,8 @@ def _size_words(found, settings) -> str:
     with quick_imports():
         from cxrdali.report.kit.numbers import duration
 
-    several = settings.data.schedule is not None
-    planned = found.segment.epochs if several else found.planned
-    size = f"{found.segment.size} px, batch {found.segment.batch}: " if several else ""
-    left = "" if found.epochs == planned else f" are left of {planned}"
+    size = f"{found.segment.size} px, batch {found.segment.batch}: " if settings.data.schedule else ""
+    left = "" if found.epochs == found.segment.epochs else f" are left of {found.segment.epochs}"
     training, validation = found.training_seconds, found.validation_seconds
     return (
         f"{size}{counted(found.epochs, 'epoch')} of {counted(found.steps_per_epoch, 'step')}{left}, "

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import torch
 
@@ -31,6 +32,7 @@ def batches(
     """
     if any(is_raw for _, is_raw in plan.mapped.stored.kinds):
         raw.compiled()  # here, not in several threads at once
+    cv2.setNumThreads(1)  # of this process: several threads of ours are here, and OpenCV's would take turns with them
     made: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(threads, thread_name_prefix="cxrdali batch") as pool:
         try:

@@ -5,16 +5,16 @@ from dataclasses import dataclass, fields, replace
 from cxrdali.data.augment import CUTOUTS, FLIPS
 from cxrdali.data.augment.presets import PRESETS
 from cxrdali.data.augment.written import canonical as canonical_augmentation
+from cxrdali.data.label_weight import canonical as canonical_weight
 from cxrdali.data.mix import canonical as canonical_mix
 from cxrdali.data.order import ORDERS
 from cxrdali.data.sampler import SAMPLERS, Sampler
 from cxrdali.data.schedule import FORM
-from cxrdali.data.schedule import canonical as canonical_schedule
 from cxrdali.data.uncertain import UNCERTAIN, canonical, smoothed
 from cxrdali.registry import choice
 from cxrdali.runtime.limits import default_threads
 from cxrdali.runtime.options import DECODE
-from cxrdali.setting import Legal, at_least, check, from_zero_below, one_of, setting
+from cxrdali.setting import Legal, at_least, check, from_zero_below, one_of, setting, spelled
 from shards.dataset.synonyms import FindingsMap
 from shards.errors import UserError
 
@@ -89,6 +89,11 @@ class FoldOptions:
             raise UserError("fold-rule catalog: has neither a fold-seed nor stratify; leave these out")
 
     @property
+    def shares_patients(self) -> bool:
+        """Whether several packs have the same patients."""
+        return False
+
+    @property
     def how(self) -> str:
         """What is not the default in how images are divided, to follow "fold 0 of 5": "", or ", stratified"."""
         words = (
@@ -118,7 +123,6 @@ class DataSettings(FoldOptions):
         "Several sizes in one run, from small to large: 224x10@256,320x10@128 is 10 epochs at 224 px in batches of "
         "256, then 10 at 320 px. --size and --batch are the last one's. Without @BATCH: --batch; without that too the "
         "stages' (224 px 256, 320 px 128, 512 px 48).",
-        Legal(bool, "sizes, epochs and batches", read=canonical_schedule),
         otherwise="one size",
         metavar=FORM,
         before=None,
@@ -144,6 +148,15 @@ class DataSettings(FoldOptions):
         from_zero_below(1),
         before=0.0,
     )
+    label_weight: str | None = setting(
+        None,
+        "How much labels count in the training loss, 1 being all they do: 0.3, or of several packs B=0.3, as for "
+        "pseudo-labels. Class counts and metrics go without it.",
+        Legal(lambda value: True, "a weight", read=canonical_weight),
+        otherwise="1",
+        metavar="NUMBER|PACK=NUMBER,...",
+        before=None,
+    )
     order: str = setting(
         "global", "windowed: a few shards at a time, for data larger than memory on slow disks.", one_of(ORDERS)
     )
@@ -153,7 +166,7 @@ class DataSettings(FoldOptions):
         "cutout (Yamagishi & Hanaoka 2023); mild: one flip and weak changes of place and gray levels, as the winner of "
         "CXR-LT 2026; none: images stay as they are (docs/recipes.md).",
         replace(one_of(PRESETS), sets=PRESETS),
-        otherwise="flips alone",
+        otherwise="mirrored left to right alone",
         before=None,
     )
     flips: str = setting(
@@ -176,14 +189,14 @@ class DataSettings(FoldOptions):
     mixup: float = setting(
         0.0,
         "Blend neighbours of a batch, and their targets, by a share from Beta(mixup, mixup); 0: do not.",
-        at_least(0),
+        from_zero_below(100),
         before=0.0,
     )
     cutmix: float = setting(
         0.0,
         "Exchange a square between neighbours of a batch, whose area is a share from Beta(cutmix, cutmix), and blend "
         "their targets by it; with mixup too, each is done to half of the pairs.",
-        at_least(0),
+        from_zero_below(100),
         before=0.0,
     )
     findings: str | None = setting(
@@ -271,10 +284,15 @@ class DataSettings(FoldOptions):
             raise UserError(f"oversampling by AP needs {missing} decides; give both")
 
     @property
+    def shares_patients(self) -> bool:
+        return self.same_patients is not None
+
+    @property
     def soft_targets(self) -> str:
         """Which settings give the training loss targets between 0 and 1, as the command line spells them; "" if none
         does."""
-        words = [f"label-smoothing {self.label_smoothing:g}"] * (self.label_smoothing > 0)
+        names = ("label_smoothing", "mixup", "cutmix")
+        words = [f"{spelled(name)} {getattr(self, name):g}" for name in names if getattr(self, name) > 0]
         return " and ".join([*words, *(f"uncertain {name}" for name in smoothed(self.uncertain))])
 
 

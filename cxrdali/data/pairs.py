@@ -45,12 +45,10 @@ class Pairs:
         area = (square[:, 2] - square[:, 0]) * (square[:, 3] - square[:, 1])
         return np.where(cut, 1 - area / size**2, stays).astype(np.float32), square.astype(np.int32)
 
-    def __call__(
-        self, images: torch.Tensor, wanted: torch.Tensor, epoch: int, start: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mixed images uint8 [B, 1, S, S] and targets float [B, F]; what is unknown (NaN) of one is of both.
+    def __call__(self, images: torch.Tensor, epoch: int, start: int, *values: torch.Tensor) -> list[torch.Tensor]:
+        """Mixed images uint8 [B, 1, S, S], and by the same shares their values: targets float [B, F], say.
 
-        start: position of the first in the epoch. B is even.
+        What is unknown (NaN) of one is of both. start: position of the first in the epoch. B is even.
         """
         count, size = len(images), images.shape[-1]
         decided = self.decide(epoch, start, count, size)
@@ -61,7 +59,7 @@ class Pairs:
             inside = (place >= square[:, :2, None]) & (place < square[:, 2:, None])  # [B / 2, (y, x), S]
             outside = ~(inside[:, 0, None, :, None] & inside[:, 1, None, None, :])
             part = torch.where(square.any(1)[:, None, None, None], outside.float(), part)
-        return _blended(images, part), _blended(wanted, stays[:, None])
+        return [_blended(images, part), *(_blended(each, stays.view(-1, *[1] * (each.dim() - 1))) for each in values)]
 
 
 def _blended(values: torch.Tensor, part: torch.Tensor) -> torch.Tensor:

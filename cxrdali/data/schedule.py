@@ -47,11 +47,6 @@ def segments(text: str) -> tuple[Segment, ...]:
     return tuple(found)
 
 
-def canonical(text: str) -> str:
-    """The same schedule without spaces. Raises as `segments` does."""
-    return ",".join(map(str, segments(text)))
-
-
 def with_batches(text: str, batch: int | None, usual: Mapping[int, int]) -> str:
     """The schedule with a batch for every size: its own, else `batch`, else the usual one of that size.
 

@@ -23,12 +23,18 @@ from shards.words import choices
 def train_and_validation(dataset: Dataset, labels: Labels, options: FoldOptions) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the released training split: those of all folds but one, and those of the one: int64 [n], int64 [m].
 
-    Both of the view in `options` alone; folds are made of all images, so they are the same for each view.
+    Both of the view in `options` alone; folds are made of all images, so they are the same for each view. Pseudo-labels
+    never validate: all of them train, but for the fold's patients where packs have the same ones.
     """
     released, fold = in_folds(dataset, labels, options)
-    inside = fold == options.fold
+    inside, kept = fold == options.fold, np.ones(len(fold), dtype=bool)
+    pseudo = [part for part, own in zip(dataset.parts, labels.apart(), strict=True) if own.pseudo is not None]
     for part in dataset.parts:
-        own = inside[slice(*np.searchsorted(released, [part.start, part.stop]))]
+        place = slice(*np.searchsorted(released, [part.start, part.stop]))
+        own = inside[place]
+        if part in pseudo:
+            kept[place], inside[place] = ~own if options.shares_patients else True, False
+            continue
         if own.all() or not own.any():
             holds = "all" if own.any() else "none"
             even = "" if options.stratify else "--stratify, which fills folds evenly, "
@@ -37,9 +43,9 @@ def train_and_validation(dataset: Dataset, labels: Labels, options: FoldOptions)
                 f"groups in the training split of {labels.name!r}: ids decide; give {even}another --fold-seed or fewer "
                 "--folds"
             )
-    sides = of_view(dataset, released[~inside], options.view), of_view(dataset, released[inside], options.view)
+    sides = of_view(dataset, released[~inside & kept], options.view), of_view(dataset, released[inside], options.view)
     for part in dataset.parts:
-        for side, rows in zip(("train on", "validate on"), sides, strict=True):
+        for side, rows in zip(("train on", "validate on"), sides[: 1 if part in pseudo else 2], strict=False):
             if not len(part.own(rows)):
                 raise UserError(
                     f"{part.dataset.root}: no {options.view} image to {side} in the training split of {labels.name!r}; "
@@ -104,6 +110,8 @@ def fold_positives(dataset: Dataset, labels: Labels, options: FoldOptions) -> di
     """Images with each finding in fold 0, 1, ..., the rarest finding first; without those that no image has."""
     released, fold = in_folds(dataset, labels, options)
     own = np.isin(released, of_view(dataset, released, options.view))
+    for part, its in zip(dataset.parts, labels.apart(), strict=True):  # those of pseudo-labels are in none
+        own &= (its.pseudo is None) | (released < part.start) | (released >= part.stop)
     released, fold = released[own], fold[own]
     positive = labels.values[released] == 1
     order = np.argsort(positive.sum(axis=0), kind="stable")

@@ -19,27 +19,38 @@ class Targets:
     them would take four bytes for every value, more than all else that a run holds.
 
     stored: int8 [rows, F], as in the labels; meaning: float32 [F, 256], what each stored byte counts as; softened: what
-    the training loss sees of it, 0 to 1, where that is another.
+    the training loss sees of it, 0 to 1, where that is another. soft: of soft labels, as `Labels.soft`: the training
+    loss sees them, all else whether they are 0.5 or more, but for class counts, which are their sums.
     """
 
     stored: np.ndarray
     meaning: np.ndarray
     softened: np.ndarray | None = None
+    soft: np.ndarray | None = None
+    is_in_training: bool = False
 
     @property
     def in_training(self) -> "Targets":
         """As the training loss sees them."""
-        return self if self.softened is None else Targets(self.stored, self.softened)
+        if self.softened is None and self.soft is None:
+            return self
+        meaning = self.meaning if self.softened is None else self.softened
+        return Targets(self.stored, meaning, soft=self.soft, is_in_training=True)
 
     def __getitem__(self, rows: np.ndarray | slice | int) -> np.ndarray:
-        return self.meaning[np.arange(len(self.meaning)), self.stored[rows].view(np.uint8)]
+        found = self.meaning[np.arange(len(self.meaning)), self.stored[rows].view(np.uint8)]
+        if self.soft is None or not self.is_in_training:
+            return found
+        soft = self.soft[rows]
+        return np.where(np.isnan(soft), found, soft)
 
     def of(self, places: Sequence[int]) -> "Targets":
         """Of the findings at these places alone."""
         if [*places] == [*range(len(self.meaning))]:
             return self
         softened = None if self.softened is None else self.softened[[*places]]
-        return Targets(self.stored[:, places], self.meaning[[*places]], softened)
+        soft = None if self.soft is None else self.soft[:, places]
+        return Targets(self.stored[:, places], self.meaning[[*places]], softened, soft)
 
     def __len__(self) -> int:
         return len(self.stored)
@@ -66,17 +77,25 @@ def targets(labels: Labels, uncertain: str = "negative") -> Targets:
         softened[:, -1] = [
             SMOOTHED[each][0] if each in SMOOTHED else own for each, own in zip(policies, meaning[:, -1], strict=True)
         ]
-    return Targets(labels.values, meaning, softened)
+    return Targets(labels.values, meaning, softened, labels.soft)
 
 
 def counts(values: Targets, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many of the rows are positive and negative for each finding: int64 [F] each."""
+    """How many of the rows are positive and negative for each finding: int64 [F] each. A soft label counts as much as
+    it is of each; the sums are rounded."""
     stored = np.array([-1, 0, 1, Labels.BLANK], dtype=np.int8)
     found = np.zeros((len(stored), len(values.meaning)), dtype=np.int64)
     for piece in _pieces(values.stored, rows):
         found += [(piece == value).sum(axis=0, dtype=np.uint16) for value in stored]
     meaning = values.meaning[:, stored.view(np.uint8)].T
-    return (found * (meaning == 1)).sum(axis=0), (found * (meaning == 0)).sum(axis=0)
+    hard = (found * (meaning == 1)).sum(axis=0), (found * (meaning == 0)).sum(axis=0)
+    if values.soft is None:
+        return hard
+    moved = np.zeros(len(values.meaning))
+    for piece, soft in zip(_pieces(values.stored, rows), _pieces(values.soft, rows), strict=True):
+        moved += np.where(np.isnan(soft), 0, soft - (piece == 1)).sum(axis=0, dtype=np.float64)
+    whole = np.rint(moved).astype(np.int64)
+    return hard[0] + whole, hard[1] - whole
 
 
 def any_positive(values: np.ndarray | Targets, rows: np.ndarray, places: Sequence[int] | slice) -> np.ndarray:
@@ -96,14 +115,20 @@ def ranked(values: np.ndarray, labels: Labels, rows: np.ndarray) -> np.ndarray:
     return np.where(unknown, -np.inf, values) if unknown.any() else values
 
 
-def check_labelled(labels: Labels, rows: np.ndarray, what: str) -> None:
-    """Raises UserError if no finding has a value in `rows`: such a split was released without labels."""
+def check_labelled(labels: Labels, rows: np.ndarray, what: str, may_be_pseudo: bool = False) -> None:
+    """Raises UserError if no finding has a value in `rows`: such a split was released without labels. So it does if a
+    run predicted any of them, unless that may be."""
     # one finding that is never mentioned is a fact of the release; all of them are a table without labels
-    packs = [(pack.pack, pack.start, pack.stop) for pack in labels.packs] or [("", 0, len(labels.values))]
-    for pack, start, stop in packs:
+    packs: list[tuple[str, int, int, Any]] = [(each.pack, each.start, each.stop, each) for each in labels.packs]
+    for pack, start, stop, its in packs or [("", 0, len(labels.values), labels)]:
         own = rows[(rows >= start) & (rows < stop)]
         if pack and not len(own):
             continue
+        if its.pseudo is not None and not may_be_pseudo:
+            raise UserError(
+                f"labels {its.name!r} are pseudo-labels, predicted by {its.pseudo['run']}: a score on them says how "
+                "far others agree with it; give labels that were not predicted, with --labels"
+            )
         if any((piece < Labels.UNKNOWN).any() for piece in _pieces(labels.values, own)):
             continue
         whose = f"{pack}: " if pack else ""

@@ -154,7 +154,10 @@ def create(options: ModelOptions, num_findings: int, kind: type[Classifier] = Cl
     backbone = _backbone(options, num_findings)
     if not hasattr(backbone, "get_classifier"):
         raise UserError(f"{options.arch!r} is an encoder that has no classifier; use another --arch")
-    _attach(backbone, options, num_findings)
+    try:
+        _attach(backbone, options, num_findings)
+    except ValueError as error:
+        raise _refusal(options, num_findings, error) from error
     mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     if options.norm == "weights":
         mean, std = tuple(backbone.pretrained_cfg["mean"]), tuple(backbone.pretrained_cfg["std"])
@@ -168,15 +171,7 @@ def create(options: ModelOptions, num_findings: int, kind: type[Classifier] = Cl
     made = made.to(memory_format=made.memory_format)
     try:
         made.seen = look(made, num_findings)
-    except UserError:  # of a head: another size may not mend it
-        raise
     except Exception as error:  # of any layer
-        plain = replace(options, head=HEADS["linear"](), pool="own")
-        if plain != options and _fault(plain, num_findings) is None:
-            words = f"head {options.head.name}, pool {options.pool}: {options.arch!r} cannot have them"
-            raise UserError(
-                f"{words} ({first_line(error)}); use --head linear --pool own, or another --arch"
-            ) from error
         raise _refusal(options, num_findings, error) from error
     return made
 
@@ -265,12 +260,19 @@ def _refusal(options: ModelOptions, num_findings: int, error: Exception) -> User
     """Names the nearest size that the network takes, if there is one."""
     config = timm.get_pretrained_cfg(options.arch, allow_unregistered=True)
     sizes = {*SIZES, *(config.input_size[1:] if config else ())} - {options.size}
+    plain, said = replace(options, head=HEADS["linear"](), pool="own"), first_line(error)
+    of_head = plain != options and _fault(plain, num_findings) is None
+    if of_head:  # it may see one place alone, and several of a larger image
+        sizes = {2 * options.size, 4 * options.size}
     for size in sorted(sizes, key=lambda size: abs(size - options.size)):
         if _fault(replace(options, size=size), num_findings) is None:
-            return UserError(
-                f"{options.arch!r} cannot take {options.size} px ({first_line(error)}); use another --size, as {size}"
-            )
-    return UserError(f"{options.arch!r} is no classifier of images ({first_line(error)}); use another --arch")
+            return UserError(f"{options.arch!r} cannot take {options.size} px ({said}); use another --size, as {size}")
+    if of_head:
+        what = f"head {options.head.name}" if options.pool == "own" else f"pool {options.pool}"
+        others = "" if _fault(replace(plain, head=HEADS["cosine"]()), num_findings) else " or cosine"
+        instead = f"--head linear{others}" if options.pool == "own" else "--pool own"
+        return UserError(f"{what}: {options.arch!r} has no place for it ({said}); use {instead}, or another --arch")
+    return UserError(f"{options.arch!r} is no classifier of images ({said}); use another --arch")
 
 
 def _checkpoint(backbone: Any, arch: str) -> None:

@@ -50,12 +50,15 @@ class LossModule(nn.Module):
         of_images = self.loss.image_weights(wanted, weights)
         return (terms if of_images is None else terms * of_images) * ~unknown
 
-    def forward(self, logits: torch.Tensor, targets: torch.Tensor, epoch: int) -> torch.Tensor:
-        """Summed over every known target: a scalar.
+    def forward(
+        self, logits: torch.Tensor, targets: torch.Tensor, epoch: int, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Summed over every known target: a scalar. weights: float [B], of each row's terms (None: 1).
 
         A sum, so that micro-batches add up to exactly the batch's mean once divided by its known targets.
         """
-        return self.terms(logits, targets, epoch).sum()
+        terms = self.terms(logits, targets, epoch)
+        return (terms if weights is None else terms * weights[:, None]).sum()
 
 
 def bce_sum(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

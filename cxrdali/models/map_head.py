@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from shards.errors import UserError
-
 
 class MapHead(nn.Module):
     """Map [B, D, h, w] or [B, h, w, D], or tokens [B, N, D], -> logits [B, F], by `logits` of a subclass.
@@ -21,7 +19,6 @@ class MapHead(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.width, self.prefix, self.channels_last = width, None, False
-        self.refusal = self.fix = ""
 
     def forward(self, given: torch.Tensor) -> torch.Tensor:
         return self.logits(self.places(given))
@@ -35,17 +32,16 @@ class MapHead(nn.Module):
         raise NotImplementedError
 
     def places(self, given: torch.Tensor) -> torch.Tensor:
-        """A map or tokens as [B, K, D], row by row. Raises UserError for one place, or none that is known."""
+        """A map or tokens as [B, K, D], row by row. Raises ValueError for one place, or none that is known."""
         found = None
         if given.ndim == 4:
             last = given.shape[3] == self.width and (self.channels_last or given.shape[1] != self.width)
             found = given.flatten(1, 2) if last else given.flatten(2).mT
         elif given.ndim == 3:
             found = given[:, self._prefix(given.shape[1]) :]
-        if found is not None and found.shape[1] > 1 and found.shape[2] == self.width:
-            return found
-        fix = f"a larger --size, {self.fix}" if given.ndim == 4 else self.fix
-        raise UserError(f"{self.refusal} of several places at this size, but {list(given.shape[1:])}; use {fix}")
+        if found is None or found.shape[1] < 2 or found.shape[2] != self.width:
+            raise ValueError(f"{list(given.shape[1:])} before its classifier are no map of several places")
+        return found
 
     def _prefix(self, tokens: int) -> int:
         """How many come before those of a square grid, where the backbone does not say it."""
@@ -54,38 +50,33 @@ class MapHead(nn.Module):
         return next((n for n in range(3) if math.isqrt(tokens - n) ** 2 == tokens - n), tokens)
 
 
-def attach_map_head(backbone: Any, what: str, make: Callable[[int], MapHead]) -> None:
+def attach_map_head(backbone: Any, make: Callable[[int], MapHead]) -> None:
     """Put a head where a timm model, without its pooling, has its classifier; or, where timm knows of no such place,
     behind `forward_features`, instead of all that the model has there.
 
     Args:
         backbone: With timm's classifier, or one in its place.
-        what: The setting that asks for it, for messages ("head csra").
         make: The head of D channels.
 
     Raises:
-        UserError: It has no such place.
+        ValueError: It has no such place.
     """
-    before, name = backbone.get_classifier(), type(backbone).__name__
-    several, classifiers = isinstance(before, tuple | list | nn.ModuleList), flat(before)
-    plain = all(isinstance(each, nn.Linear) for each in classifiers)
-    instead = "--pool own" if what.startswith("pool") else "--head linear" + " or cosine" * plain
+    before = backbone.get_classifier()
     sources: tuple = ((before, "in_features"), (before, "in_channels"), (backbone, "head_hidden_size"))
-    places = [key for key, each in backbone.named_modules() if any(each is one for one in classifiers)]
+    places = [key for key, each in backbone.named_modules() if any(each is one for one in flat(before))]
     try:
-        if several:
+        if len(flat(before)) > 1:
             raise TypeError("several classifiers")
         backbone.reset_classifier(0, "")  # timm's way to unpooled features: they reach the classifier's place
         now = backbone.get_classifier()
         place = next(key for key, each in backbone.named_modules() if key and each is now)
-    except Exception:  # of models that pool in any case: each raises its own
-        sources, place = (), places[0].partition(".")[0] if places else ""
-    refusal, fix = f"{what}: {name} hands its classifier no feature map", f"{instead}, or another --arch"
-    if not place:
-        raise UserError(f"{refusal}; use {fix}")
+    except Exception as error:  # of models that pool in any case: each raises its own
+        if not places or not places[0]:
+            raise ValueError("its classifier is no part of it") from error
+        sources, place = (), places[0].partition(".")[0]
     widths = (getattr(owner, name, None) for owner, name in (*sources, (backbone, "num_features")))
     head = make(next(filter(None, widths)))
-    head.prefix, head.refusal, head.fix = getattr(backbone, "num_prefix_tokens", None), refusal, fix
+    head.prefix = getattr(backbone, "num_prefix_tokens", None)
     head.channels_last = str(getattr(backbone, "output_fmt", "NCHW")) == "NHWC"
     owner, _, last = place.rpartition(".")
     setattr(backbone.get_submodule(owner), last, head)

@@ -50,7 +50,7 @@ class MlDecoderHead(MapHead):
 
     def _asked(self, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Queries [B, Q, E] as they look, and what they look at [B, K, E]."""
-        queries = self.queries.expand(len(places), -1, -1)
+        queries = self.queries.expand(places.shape[0], -1, -1)
         return self._with(0, queries, queries), self.places_in(places).relu()
 
     def _with(self, norm: int, values: torch.Tensor, added: torch.Tensor) -> torch.Tensor:

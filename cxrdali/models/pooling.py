@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cxrdali.models.cosine import CosineLinear
 from cxrdali.models.map_head import MapHead, attach_map_head, flat
 
 LEAST = 1e-6  # of a value, as published: what is below counts as this
@@ -40,10 +41,13 @@ class Pooled(MapHead):
 
 
 def attach_pool(backbone: Any, pool: str, p: float, num_findings: int) -> None:
-    """Put a pooling before a backbone's classifier: its own, if that is one linear layer, or else a new one that is."""
+    """Put a pooling before a backbone's classifier: the one it has, if that is one linear layer of so many channels,
+    or else a new one."""
     found = flat(backbone.get_classifier())[0]
+    kind = CosineLinear if isinstance(found, CosineLinear) else nn.Linear
 
     def made(width: int) -> Pooled:
-        return Pooled(width, pool, p, found if isinstance(found, nn.Linear) else nn.Linear(width, num_findings))
+        fits = isinstance(found, nn.Linear) and found.in_features == width
+        return Pooled(width, pool, p, found if fits else kind(width, num_findings))
 
-    attach_map_head(backbone, f"pool {pool}", made)
+    attach_map_head(backbone, made)

@@ -58,7 +58,8 @@ def of_places(labels: Labels, places: Sequence[int], called: Sequence[str] = ())
     if not called and [*places] == [*range(len(labels.findings))]:
         return labels
     names = called or [labels.findings[place] for place in places]
-    return replace(labels, findings=tuple(names), values=labels.values[:, [*places]])
+    soft = None if labels.soft is None else labels.soft[:, [*places]]
+    return replace(labels, findings=tuple(names), values=labels.values[:, [*places]], soft=soft)
 
 
 def check_map(names: str | None, sides: Mapping[str, Sequence[str]]) -> None:

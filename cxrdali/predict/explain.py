@@ -12,7 +12,7 @@ from cxrdali import predictions
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.targets import check_labelled, targets
-from cxrdali.predict.heatmaps import heat_maps, map_layer
+from cxrdali.predict.heatmaps import attention_maps, check_attention, heat_maps, map_layer
 from cxrdali.predict.options import ExplainOptions, PredictOptions
 from cxrdali.predict.predict import check_varies, load_run_model, predict, split_rows, weights_of
 from cxrdali.predictions import Predictions, sigmoid
@@ -69,14 +69,16 @@ class Shown:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a page shows. findings: those with most positives in the split first; without: those that have none."""
+    """What a page shows. layer: None of attention; findings: those with most positives in the split first; without:
+    those that have none."""
 
     run: str
     dataset: Dataset
     labels: str
     split: str
     size: int
-    layer: str
+    method: str
+    layer: str | None
     findings: tuple[Shown, ...]
     without: tuple[str, ...]
 
@@ -139,7 +141,11 @@ def explain(
     weights = weights_of(trained, how, say=stored)  # else `predict` says it
     with told_if_full(NO_ROOM):
         model = load_run_model(trained, weights).to(hardware.device)
-    layer = map_layer(model, size, options.layer)  # before a prediction that may take an hour
+    layer = None
+    if options.method == "grad-cam":  # before a prediction that may take an hour
+        layer = map_layer(model, size, options.layer)
+    else:
+        check_attention(model, options.method)
 
     path = trained.val_predictions if stored else run
     predicted = _predictions(trained, dataset, options.split, replace(how, labels=table.name), stored)
@@ -163,15 +169,14 @@ def explain(
     wanted = np.repeat([each.column for each in chosen], [len(each.places) for each in chosen])
     batch = min(options.batch, len(places))
     loader = Loader(dataset, rows[places], LoaderOptions(size, batch, how.threads, how.decode, hardware.device))
-    log.info(
-        f"{len(places):,} heat maps of {counted(len(chosen), 'finding')} at {size} px, layer {layer}, "
-        f"fp32 on {hardware.device}"
-    )
+    several = counted(len(chosen), "finding")
+    what = f"layer {layer}" if layer else f"attention of {options.method}"
+    log.info(f"{len(places):,} heat maps of {several} at {size} px, {what}, fp32 on {hardware.device}")
     maps = _maps(model, layer, loader, torch.from_numpy(wanted), hardware)
     shown = [_shown(each, predicted, rows, truth[each.column], maps) for each in chosen]
     shown.sort(key=lambda each: -each.positives)
     name = run.name if how.weights is None else f"{run.name} + {weights.name}"
-    return Explanation(name, dataset, table.name, options.split, size, layer, tuple(shown), without)
+    return Explanation(name, dataset, table.name, options.split, size, options.method, layer, tuple(shown), without)
 
 
 def _shown(
@@ -214,7 +219,7 @@ def _predictions(run: Run, dataset: Dataset, split: str, how: PredictOptions, st
     return found
 
 
-def _maps(model, layer: str, loader: Loader, findings: torch.Tensor, hardware: Hardware) -> Iterator[tuple]:
+def _maps(model, layer: str | None, loader: Loader, findings: torch.Tensor, hardware: Hardware) -> Iterator[tuple]:
     """Pixels uint8 [S, S] and heat float32 [h, w] of each of the loader's images, one after the other."""
     at = 0
     with progress_bar("heat maps", len(findings), " images", leave=False) as bar:
@@ -222,7 +227,8 @@ def _maps(model, layer: str, loader: Loader, findings: torch.Tensor, hardware: H
             full = f"the GPU is full with {counted(len(images), 'image')} of {loader.options.size} px at a time"
             with told_if_full(f"{full}; {smaller_batch(len(images))}"):
                 images = images.to(hardware.device)
-                heat = heat_maps(model, layer, images, findings[at : at + len(images)])
+                wanted = findings[at : at + len(images)]
+                heat = heat_maps(model, layer, images, wanted) if layer else attention_maps(model, images, wanted)
             yield from zip(images[:, 0].cpu().numpy(), heat, strict=True)
             at += len(images)
             bar.update(len(images))

@@ -1,7 +1,10 @@
 """Grad-CAM: which places of an image raise the score of a finding (Selvaraju et al., ICCV 2017, equations 1 and 2).
 
 Captum computes it, where the model's features still have places: at the output of the last module before the pooling.
+And attention: which places a head looks at that weighs them.
 """
+
+import math
 
 import numpy as np
 import torch
@@ -9,6 +12,8 @@ from captum.attr import LayerGradCam
 from torch import nn
 
 from cxrdali.models.classifier import Classifier
+from cxrdali.predict.options import METHODS
+from cxrdali.runtime.device import exact_products
 from shards.errors import UserError
 from shards.words import near
 
@@ -27,6 +32,29 @@ def heat_maps(model: Classifier, layer: str, images: torch.Tensor, findings: tor
             images, findings.to(images.device), relu_attributions=True, attr_dim_summation=True
         )
     return maps.detach()[:, 0].float().cpu().numpy()
+
+
+@torch.no_grad()
+def attention_maps(model: Classifier, images: torch.Tensor, findings: torch.Tensor) -> np.ndarray:
+    """float32 [B, h, w], of sum 1: how much the model's head weighs each place of the image for one finding.
+
+    images, findings: as for `heat_maps`. Computed in evaluation mode, without autocast.
+    """
+    model.eval()
+    (head,), (given,) = model.heads, model.inputs(images)[1]
+    with exact_products():
+        weights = head.attention(head.places(given.float()))
+    chosen = weights[torch.arange(len(images)), findings.to(weights.device)]
+    side = math.isqrt(chosen.shape[1])
+    return chosen.unflatten(1, (side, side)).cpu().numpy()
+
+
+def check_attention(model: Classifier, method: str) -> None:
+    """Raises UserError if the model's head is not the one whose attention is asked for."""
+    own = model.options.head.name
+    if own != method:
+        others = " or ".join(f"--method {each}" for each in METHODS if each in ("grad-cam", own))
+        raise UserError(f"method {method}: the run's head is {own}; use {others}")
 
 
 def map_layer(model: Classifier, size: int, name: str | None = None) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cxrdali.data.loader import Loader, nearest_stored
-from cxrdali.data.options import FOLDS, TRAINED_ON, FoldOptions, LoaderOptions
+from cxrdali.data.options import TRAINED_ON, LoaderOptions
 from cxrdali.data.splits import of_view, select, train_and_validation
 from cxrdali.data.study_loader import StudyLoader
 from cxrdali.models import weights_file
@@ -61,7 +61,7 @@ def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | N
             for all images.
     """
     asked, trained = options or PredictOptions(), Run.open(run)
-    table = labels_of(trained, dataset, asked.labels)
+    table = _labels(trained, dataset, split, asked.labels)
     rows = split_rows(trained, dataset, table, split, asked.view)
     strange = other_views(trained, dataset, rows)
     leak = _leak(trained, dataset, table, rows, split, asked)
@@ -97,11 +97,20 @@ def predict(run: Path, dataset: Dataset, split: str, options: PredictOptions | N
         log.info(f"waited {sum(each.take_waited() for each in mirrors):,.1f} s for the bucket")
     ids = dataset.of_rows(rows, "image_id", "study_id", "view")
     home = None if trained.dataset_id == dataset.id else _home_of(trained)
-    provenance = Provenance("logit", run.name, split, table.name, dataset.id, asked.tta, seen=leak, home=home)
+    provenance = Provenance("logit", run.name, split, table.name or None, dataset.id, asked.tta, seen=leak, home=home)
     provenance = with_weights(provenance, trained, asked.weights)
     if strange:
         provenance = replace(provenance, history=(*provenance.history, strange))
     return Predictions(ids, trained.findings, values, with_images(provenance, dataset, rows))
+
+
+def _labels(run: Run, dataset: Dataset, split: str, name: str | None) -> Labels:
+    """Those that say which images a split has; all images of a pack need none."""
+    if dataset.label_names or name is not None or split != "all" or len(dataset.parts) > 1:
+        return labels_of(run, dataset, name)
+    rows = len(dataset.packed)
+    values = np.full((rows, len(run.findings)), Labels.UNKNOWN, dtype=np.int8)
+    return Labels("", run.findings, np.full(rows, None), values, "")
 
 
 def _home_of(run: Run) -> Home | None:
@@ -173,12 +182,14 @@ def split_rows(run: Run, dataset: Dataset, labels: Labels, split: str, view: str
         without = f", so its {split} split is not there; choose dev, test or all"
         rows = run_rows(run, dataset, labels, without)[split == "val"]
         if view not in (None, run.fold.view):
-            folds = {name: getattr(run.fold, name) for name in FOLDS} | {"view": "all"}
-            train, val = train_and_validation(dataset, labels, FoldOptions(**folds))
+            train, val = train_and_validation(dataset, labels, replace(run.fold, view="all"))
             rows = val if split == "val" else trained_rows(run, dataset, train)
     rows = of_view(dataset, rows, view or "all")
     if not len(rows):
-        raise UserError(f"{dataset.root}: no {view} image in split {split!r}; give another --view or --split")
+        what = f"{view} image" if view else "image"
+        raise UserError(
+            f"{dataset.root}: no {what} in split {split!r}; give another {'--view or ' * bool(view)}--split"
+        )
     return rows
 
 

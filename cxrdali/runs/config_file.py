@@ -9,9 +9,10 @@ from shards.errors import UserError
 from shards.storage.sealed import check_kinds, maybe, read_json
 
 FORMAT = 2  # 1: without a "format"; its `ignore` is what `ignore-all` is today
-_DATASET = {"id": str, "size?": int, "content?": maybe(int), "hashes?": maybe(str), "packed?": dict} | dict.fromkeys(
-    ("train?", "val?", "train_sorted?", "val_sorted?", "shards?"), str
-)
+_DATASET = {
+    **{"id": str, "size?": int, "content?": maybe(int), "hashes?": maybe(str), "packed?": dict, "earlier?": [dict]},
+    **dict.fromkeys(("train?", "val?", "train_sorted?", "val_sorted?", "shards?"), str),
+}
 _LABELS = {"name": str, "sha256?": maybe(str), "values?": str, "values_sorted?": str}
 _PACK = {  # one of several
     **_DATASET,

@@ -21,8 +21,10 @@ def file_of(run: Path, epoch: int) -> Path:
 def best_and_last(rows: Sequence[Mapping[str, Any]], column: str, count: int) -> tuple[list[int], list[int]]:
     """The best epochs, best first, and the last ones, last first: so many of each, fewer at the beginning.
 
-    rows: of metrics.csv; column: whose value makes the best (`layout.chosen_by`). An undefined one is the lowest.
+    rows: of metrics.csv, of a schedule those of the size that it has reached count; column: whose value makes the best
+    (`layout.chosen_by`). An undefined one is the lowest.
     """
+    rows = [row for row in rows if row.get("size") == rows[-1].get("size")]
     scores = {int(row["epoch"]): candidate(row, column)[0] for row in rows}
     ordered = sorted(scores, key=lambda epoch: (-scores[epoch] if scores[epoch] == scores[epoch] else 2.0, epoch))
     return ordered[:count], sorted(scores, reverse=True)[:count]

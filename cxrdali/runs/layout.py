@@ -38,10 +38,11 @@ def candidate(row: Mapping[str, float], column: str) -> tuple[float, bool]:
     return (averaged if of_average else plain), of_average
 
 
-def chosen_by(select_by: str, select_pack: str | None, packs: bool) -> str:
+def chosen_by(select_by: str, select_pack: str | None, packs: bool, select_view: str | None = None) -> str:
     """The column of metrics.csv whose highest value makes the best epoch; packs: whether there are several."""
     metric = "LRAP" if select_by == "lrap" else "mAP"
-    return f"{metric}_{select_pack}" if select_pack else f"mean_{metric}" if packs else metric
+    column = f"{metric}_{select_pack}" if select_pack else f"mean_{metric}" if packs else metric
+    return f"{select_view}_{column}" if select_view else column
 
 
 STUDY = "study.json"  # RECORD of studies that are no loss-design paper

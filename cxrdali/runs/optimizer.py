@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from cxrdali.data.options import VIEWS
 from cxrdali.setting import above, at_least, check, from_zero_below, one_of, setting
 from shards.errors import UserError
 
@@ -86,6 +87,13 @@ class OptimizerSettings:
         "Of several packs, the one on whose validation images that metric chooses.",
         otherwise="the mean over packs",
         metavar="NAME",
+        before=None,
+    )
+    select_view: str | None = setting(
+        None,
+        "The view on whose validation images that metric chooses: frontal or lateral.",
+        one_of(VIEWS[1:]),
+        otherwise="all that validate",
         before=None,
     )
 

@@ -42,7 +42,7 @@ class Progress:
         without_better = epoch - max(best_epoch, settings.loss.deferred_epochs, last.start)
         finished = epoch >= how.epochs or (how.patience is not None and without_better >= how.patience)
         known = best_score if best_score is not None and math.isfinite(best_score) else None
-        metric = layout.chosen_by(how.select_by, how.select_pack, packs)
+        metric = layout.chosen_by(how.select_by, how.select_pack, packs, how.select_view)
         return cls(epoch, how.epochs, finished, best_epoch, known, metric)
 
 

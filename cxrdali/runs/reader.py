@@ -227,7 +227,8 @@ class Run:
     @property
     def chosen_by(self) -> str:
         """The metric whose highest value makes the best epoch."""
-        return layout.chosen_by(self.setting("select_by", "map"), self.setting("select_pack"), bool(self.packs))
+        asked = (self.setting("select_by", "map"), self.setting("select_pack"), bool(self.packs))
+        return layout.chosen_by(*asked, self.setting("select_view"))
 
     @cached_property
     def metrics(self) -> "pd.DataFrame":

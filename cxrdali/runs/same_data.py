@@ -63,11 +63,12 @@ def with_images(provenance: Provenance, dataset: Dataset, rows: np.ndarray) -> P
     return replace(provenance, images=which(dataset, *_by_id(dataset, rows))[0])
 
 
-def pixels(dataset: PackedDataset, rows: np.ndarray, size: int) -> dict:
+def pixels(dataset: PackedDataset, rows: np.ndarray, size: int, *earlier: int) -> dict:
     """What is known of these rows' pixels in the stored size that is read for images of `size`; nothing without one.
 
     content: of all images of the size, by the bytes that are stored. hashes: of these rows, before they were encoded;
-    packed: what else decides their bytes. Either tells that pixels are the same; None: of an earlier version.
+    packed: what else decides their bytes. Either tells that pixels are the same; None: of an earlier version. earlier:
+    the same of smaller sizes, that a schedule begins with.
     """
     larger = [each for each in dataset.sizes if each >= size]
     if not larger:
@@ -77,6 +78,7 @@ def pixels(dataset: PackedDataset, rows: np.ndarray, size: int) -> dict:
     contents, hashed = [shard.get("content") for shard in entry["shards"]], info.get("hashed")
     names = ("fit", "window", "quality") if entry["encoding"] == "jpeg" else ("fit", "window")
     return {
+        **({"earlier": [pixels(dataset, rows, each) for each in earlier]} if earlier else {}),
         "size": size,
         "content": None if None in contents else content(contents),
         "hashes": _hash_of(dataset.arrow("pixels")["pixels"], rows) if hashed else None,
@@ -91,7 +93,7 @@ def described(
     """What config.json says of a run's dataset and labels; of several packs, the same of each."""
     known: dict[str, Any] = {}
     if isinstance(dataset, PackedDataset):
-        known = pixels(dataset, np.concatenate([train, val]), settings.data.size)
+        known = pixels(dataset, np.concatenate([train, val]), *settings.sizes)
         if known and settings.data.order == "windowed":
             known["shards"] = rows_sha256(dataset.stored(known["size"]).shard[train])
     else:
@@ -160,6 +162,9 @@ def _difference(there: Mapping, here: Mapping) -> str | None:
         return OTHER_IMAGES
     if "size" not in here:
         return None
+    for before, now in zip(there.get("earlier", []), here.get("earlier", []), strict=False):
+        if words := _difference({**there, **before, "earlier": []}, {**here, **now, "earlier": []}):
+            return words
     if there.get("size") != here["size"]:
         return f"images are read from {here['size']} px here, from {there.get('size')} px there"
     if there.get("shards") != here.get("shards"):
@@ -322,6 +327,8 @@ def _values(labels: Labels, *selections: np.ndarray) -> str:
     for made, rows in zip(hashes, selections, strict=True):
         for at in range(0, len(rows), PIECE):
             made.update(labels.values[rows[at : at + PIECE]])
+            if labels.soft is not None:
+                made.update(labels.soft[rows[at : at + PIECE]])
     return sha256_bytes(json.dumps([labels.findings, *(made.hexdigest() for made in hashes)]).encode())
 
 

@@ -175,12 +175,16 @@ class Seen:
             log.info(f"note: {text}")
 
     def write(self, run: Path) -> None:
+        write_bytes(run / SEEN, self.as_bytes())
+
+    def as_bytes(self) -> bytes:
+        """As seen.parquet has it."""
         about = json.dumps({"runs": [asdict(each) for each in self.runs], "unknown": self.unknown}).encode()
         table = pa.Table.from_pandas(self.images, preserve_index=False)
         table = table.replace_schema_metadata({ABOUT: about, CHECKSUM: _checksum(about, self.images)})
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
-        write_bytes(run / SEEN, buffer.getvalue())
+        return buffer.getvalue()
 
 
 def seen_by(run: Run, dataset: Dataset, below: tuple[Path, ...] = ()) -> Seen:
@@ -243,10 +247,10 @@ def _places(init: Path, starting: Run | None) -> Iterator[Path]:
             yield path
 
 
-def read_list(path: Path) -> Seen:
-    """A run's seen.parquet. Raises UserError if it is not what was written."""
+def read_list(path: Path, data: bytes | None = None) -> Seen:
+    """A run's seen.parquet, or what is in another file, `data`. Raises UserError if it is not what was written."""
     try:
-        table = bounded(path, read_regular(path, MOST))
+        table = bounded(path, read_regular(path, MOST) if data is None else data)
         about, images = table.schema.metadata[ABOUT], table.to_pandas()
         content = parse_json(about)
         check_kinds(content, _ABOUT)

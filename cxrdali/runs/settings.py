@@ -80,6 +80,9 @@ class TrainSettings:
                 f"head {self.model.head.name}: its output lies between -1 and 1 and the loss {self.loss.name} has no "
                 "scale for it; give --loss ldam or ldam-drw, or --head linear"
             )
+        chosen, view = self.optimizer.select_view, self.data.view
+        if chosen is not None and view not in ("all", chosen):
+            raise UserError(f"select-view {chosen}: no such image validates with --view {view}; leave one of them out")
         if self.data.soft_targets and not self.loss.soft:
             raise UserError(
                 f"loss {self.loss.name}: takes no targets between 0 and 1, which {self.data.soft_targets} makes; leave "
@@ -92,6 +95,11 @@ class TrainSettings:
         if self.data.schedule:
             return schedule.segments(self.data.schedule)
         return (schedule.Segment(self.data.size, self.optimizer.epochs, self.optimizer.batch),)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sides of its images in pixels: that at which it predicts, and those of a schedule before it."""
+        return self.data.size, *(each.size for each in self.segments[:-1])
 
     def steps(self, samples: int) -> tuple[int, ...]:
         """Optimizer steps of every epoch. samples: in an epoch, those that fill no batch among them."""
@@ -275,7 +283,7 @@ def _build(nested: Mapping[str, Any], stand_ins: bool = False) -> TrainSettings:
     size, batch = STAGES.get(nested["stage"], STAGES[1])
     groups: dict[str, Any] = {"data": {}, "model": {}, "optimizer": {}, "runtime": {}, **nested}
     given: dict[str, Any] = {"size": size, "batch": batch}
-    if text := groups["data"].get("schedule"):
+    if (text := groups["data"].get("schedule")) is not None:
         text = schedule.with_batches(text, groups["optimizer"].get("batch"), dict(STAGES.values()))
         groups["data"] = {**groups["data"], "schedule": text}
         last = schedule.segments(text)[-1]

@@ -105,9 +105,10 @@ def hours(
 ) -> tuple[float, float]:
     """Of training a run's last so many epochs, and of its predictions that are to be done; rates: of each size."""
     settings, base = plan.models[name][0], plan.bases[name]
-    begun, training, cached = settings.optimizer.epochs - epochs, 0.0, is_cached(settings)
-    images, validated = epoch_images(plan, name)[0], len(base.splits["val"])
-    validated *= 1 if cached or settings.optimizer.ema_decay is None else 2  # the average is validated, too
+    cached = is_cached(settings)
+    passes = 1 if cached or settings.optimizer.ema_decay is None else 2  # the average is validated, too
+    images, validated = epoch_images(plan, name)[0], passes * len(base.splits["val"])
+    begun, training = settings.optimizer.epochs - epochs, 0.0
     for segment, rate in rates.items():
         left = max(0, segment.end - max(begun, segment.start))
         training += training_hours(rate, images, validated, left, cached)

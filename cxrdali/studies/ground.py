@@ -54,14 +54,13 @@ class Base:
         self.data = self.known("all")
         self.folds = min(PARTS, len(np.unique(group_codes(dataset, "subject")[val_rows])))
 
-    def _known(self, part: str, size: int | None = None) -> dict:
-        """The images of "train" (and validation) or "all"; size: with their pixels, as a model of this size reads
-        them."""
+    def _known(self, part: str, *sizes: int) -> dict:
+        """The images of "train" (and validation) or "all"; sizes: with their pixels, as a model of these reads them."""
         found = {"id": self.dataset.id, "images": self._images[part]}
-        if size and isinstance(self.dataset, PackedDataset):
-            found |= pixels(self.dataset, self._rows[part], size)
-        elif size:
-            found["packs"] = [_pack(each, each.own(self._rows[part]), size) for each in self.dataset.parts]
+        if sizes and isinstance(self.dataset, PackedDataset):
+            found |= pixels(self.dataset, self._rows[part], *sizes)
+        elif sizes:
+            found["packs"] = [_pack(each, each.own(self._rows[part]), *sizes) for each in self.dataset.parts]
         return {"dataset": found, "labels": self.labels.sha256}
 
     @property
@@ -194,18 +193,19 @@ class Ground:
                     if here != there:
                         yield f"{name}: {key} is {here!r}, of {other} {there!r}, and {why}; --set {key}= for all"
             base = self.of(name)
-            if len(base.train_rows) < settings.optimizer.batch:
+            if len(base.train_rows) < (batch := max(each.batch or 0 for each in settings.segments)):
+                what = "schedule=..., with another after the @" if settings.data.schedule else "batch=N"
                 yield (
-                    f"{name}: {len(base.train_rows):,} training images make no batch of {settings.optimizer.batch}; "
-                    f"--set {name}.batch=N, or pack more images"
+                    f"{name}: {len(base.train_rows):,} training images make no batch of {batch}; "
+                    f"--set {name}.{what}, or pack more images"
                 )
             yield from (f"{name}: {error}" for error in _errors(base, settings))
 
 
-def _pack(part: Part, rows: np.ndarray, size: int) -> dict:
+def _pack(part: Part, rows: np.ndarray, *sizes: int) -> dict:
     """What decides the pixels that are read of one of several packs."""
     known = {"name": part.name, "id": part.dataset.id, "images": which(part.dataset, rows)[0]}
-    return {**known, **pixels(part.dataset, rows, size)}
+    return {**known, **pixels(part.dataset, rows, *sizes)}
 
 
 def _in_order(study: Study, recipes: Mapping[str, Recipe], wanted: Sequence[str]) -> list[str]:

@@ -41,7 +41,7 @@ def train_step(root: Path, ground: Ground, name: str) -> Step:
         out.parent.mkdir(parents=True, exist_ok=True)
         train(settings, base.dataset, out, recipe=about, hooks=Hooks(group=root.resolve().name))
 
-    known = {**kept, **base.known("train", settings.data.size)}
+    known = {**kept, **base.known("train", *settings.sizes)}
     outputs = tuple(f"{folder}/{file}" for file in RUN_FILES)
     return Step(f"train {name}", outputs, known, tuple(f"train {other}" for other in dict.fromkeys(needs)), do, folder)
 

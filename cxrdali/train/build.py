@@ -115,13 +115,18 @@ class Parts:
     def targets(self, rows: torch.Tensor) -> torch.Tensor:
         """Of catalog rows (of studies the first ones), int64 [n] on the CPU, as the training loss sees them:
         float32 [n, F] on the device."""
-        wanted = self.data.targets if self.data.of_studies is None else self.data.of_studies
-        return gpu.sent(wanted.in_training[rows.numpy()], torch.device(self.hardware.device))
+        wanted = self.data.targets.in_training if self.data.of_studies is None else self.data.of_studies
+        return gpu.sent(wanted[rows.numpy()], torch.device(self.hardware.device))
 
     def by_image(self, values: np.ndarray) -> np.ndarray:
         """What the network gave for validation, [m, F], as each validation image has it: of its study, if that is what
         the network sees."""
         return values if self.settings.study is None else self.val_loader.by_image(values)
+
+    def weights(self, rows: torch.Tensor) -> torch.Tensor | None:
+        """How much the labels of catalog rows, int64 [n] on the CPU, count: float32 [n] on the device; None: all 1."""
+        known = self.data.row_weights
+        return None if known is None else gpu.sent(known[rows.numpy()], torch.device(self.hardware.device))
 
 
 def build(

@@ -16,8 +16,10 @@ from cxrdali.data.targets import any_positive
 from cxrdali.metrics.longtail import GROUPS, groups, without_training
 from cxrdali.metrics.ranking import Scores, without_words
 from cxrdali.models.loss import Loss, effective_images
+from cxrdali.runs import pseudo
 from cxrdali.runs.progress import Progress
 from cxrdali.runs.settings import GROWING, TrainSettings
+from cxrdali.setting import spelled
 from cxrdali.train.build import Parts
 from cxrdali.train.selection import TrainingData
 from cxrdali.train.state import State
@@ -56,12 +58,15 @@ def describe(parts: Parts) -> None:
         f"(fold {settings.data.fold} of {settings.data.folds}, by {settings.data.group}{settings.data.how}); "
         f"{counted(both, 'subject')} on both sides"
     )
-    _describe_views(data, settings.data.view)
     if data.of_studies is not None and settings.study:
         log.info(
             f"{counted(len(data.of_studies.studies.first), 'study')} to train on, in batches of whole ones; fusion "
             f"{settings.study.fusion}"
         )
+    _describe_views(data, settings.data.view)
+    pseudo.describe(data.labels)
+    if settings.data.label_weight:
+        log.info(f"labels count {settings.data.label_weight} in the training loss")
     _describe_packs(data)
     _describe_folds(settings, data)
     if ranks.world > 1:
@@ -96,9 +101,8 @@ def describe_size(parts: Parts) -> None:
 
 def _size_words(parts: Parts) -> str:
     settings, segment = parts.settings, parts.segment
-    grown = [
-        f"{name} {value:g}" for name in GROWING if settings.data.grow_from != 1 and (value := settings.flat()[name])
-    ]
+    growing = GROWING if settings.data.grow_from != 1 else ()
+    grown = [f"{spelled(name)} {value:g}" for name in growing if (value := settings.flat()[name])]
     words = (
         f"{settings.data.size} px, batch {settings.optimizer.batch}, {counted(segment.epochs, 'epoch')} of "
         f"{counted(parts.steps_per_epoch, 'step')}"

@@ -108,7 +108,8 @@ def _measured(parts: Parts, begun: dict, cached: bool) -> DryRun:
     segment, candidates = at(parts.settings.segments, begun["epoch"]), 2 if parts.step.ema else 1
     epochs = segment.end - begun["epoch"]
     steps = epochs * parts.steps_per_epoch - begun["position"] // how.batch
-    first = max(0, steps - (segment.end - max(how.head_epochs, segment.start)) * parts.steps_per_epoch)
+    whole = segment.end - min(max(how.head_epochs, segment.start), segment.end)  # epochs that train all of it
+    first = max(0, steps - whole * parts.steps_per_epoch)
     training = step_seconds * (steps - first) + of_head * first
     training = image_seconds * len(data.train_rows) if cached else training
     validation = image_seconds * len(data.val_rows) / parts.ranks.world * (1 if cached else epochs * candidates)
@@ -133,7 +134,7 @@ def _train(parts: Parts, epoch: int) -> tuple[int, float]:
     before = time.perf_counter()
     for images, rows in itertools.islice(parts.loader, min(STEPS + WARM_UP, parts.steps_per_epoch)):
         micro_batch = parts.settings.runtime.micro_batch or len(images)
-        parts.step(images.to(device, non_blocking=True), parts.targets(rows), epoch, micro_batch)
+        parts.step(images.to(device, non_blocking=True), parts.targets(rows), epoch, micro_batch, parts.weights(rows))
         parts.hardware.synchronize()
         seconds.append(-before + (before := time.perf_counter()))
         if parts.ranks.least(int(sum(seconds) > ENOUGH_SECONDS)):

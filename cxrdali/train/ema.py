@@ -13,6 +13,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from cxrdali.models.classifier import Classifier
+from cxrdali.models.weights import resampled
 from cxrdali.runs.optimizer import OptimizerSettings
 
 DOT = "/"  # in names of a module's own tensors, which may hold no dot
@@ -71,4 +72,6 @@ class Ema:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.updates = state["updates"]
-        self._kept.module.load_state_dict(state["average"])
+        kept = {name.replace(DOT, "."): value for name, value in state["average"].items()}
+        fitted = resampled(self._backbone, kept)  # a schedule may have changed the size
+        self._kept.module.load_state_dict({name.replace(".", DOT): value for name, value in fitted.items()})

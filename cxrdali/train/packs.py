@@ -1,7 +1,10 @@
 """Scores of several packs' validation images, each by the findings that its release knows."""
 
+from dataclasses import replace
+
 import numpy as np
 
+from cxrdali.data.splits import of_view
 from cxrdali.data.targets import ranked
 from cxrdali.metrics.ranking import Scores, macro, score
 from cxrdali.runs.settings import TrainSettings
@@ -36,6 +39,22 @@ def columns(found: dict[str, Scores]) -> dict[str, float]:
     return row
 
 
+def columns_of_view(data: TrainingData, values: np.ndarray) -> dict[str, float]:
+    """What metrics.csv says of the validation images of the view that chooses the best epoch; nothing without one."""
+    if data.select_view is None:
+        return {}
+    rows = of_view(data.dataset, data.val_rows, data.select_view)
+    own, its = replace(data, val_rows=rows), values[np.isin(data.val_rows, rows)]
+    scores = pooled(own, its)
+    found = {
+        "mAP": scores.macro_ap,
+        "LRAP": scores.lrap,
+        "macro_AUROC": scores.macro_auroc,
+        **columns(by_pack(own, its)),
+    }
+    return {f"{data.select_view}_{name}": value for name, value in found.items()}
+
+
 def check_settings(settings: TrainSettings, data: TrainingData) -> None:
     """Raises UserError for settings of several packs where there is one, or if the best epoch is to be chosen by a pack
     that there is not, or that would have no score."""
@@ -48,6 +67,14 @@ def check_settings(settings: TrainSettings, data: TrainingData) -> None:
     }
     if not names and (given := next((name for name, value in of_several.items() if value), None)):
         raise UserError(f"{spelled(given)}: is about several packs, and this is one; leave it out, or give more --data")
+    if (view := data.select_view) is not None:
+        rows = of_view(data.dataset, data.val_rows, view)
+        if not len(rows) or not (own := replace(data, val_rows=rows).validated).scored:
+            why = f" ({own.without_ap})" if len(rows) else ""
+            raise UserError(
+                f"select-view {view!r}: no finding has both a positive and a negative among the {len(rows):,} {view} "
+                f"of {len(data.val_rows):,} validation images{why}; leave it out, or give another --fold"
+            )
     if wanted is None:
         return
     if wanted not in names:

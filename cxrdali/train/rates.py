@@ -48,8 +48,8 @@ class Rates:
         self._optimizer, self._head_epochs = optimizer, how.head_epochs
         self._first, rest = sum(steps[: how.head_epochs]), steps[how.head_epochs :]
         self._rate_of_first = how.head_epochs_lr or how.rate_of_head
-        epochs, cycle = how.epochs - how.head_epochs, how.lr_schedule == "one-cycle"
-        warmup = sum(rest[: how.warmup_epochs]) if epochs > how.warmup_epochs and not cycle else 0
+        cycle = how.lr_schedule == "one-cycle"
+        warmup = sum(rest[: how.warmup_epochs]) if len(rest) > how.warmup_epochs and not cycle else 0
         kinds = {"epoch": _ByEpoch, "one-cycle": _OneCycle}
         self._rest = kinds.get(how.lr_schedule, CosineLRScheduler)(
             optimizer,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cxrdali.data.label_weight import of_rows
 from cxrdali.data.mix import visits
 from cxrdali.data.options import FoldOptions
 from cxrdali.data.splits import released_rows, train_and_validation
@@ -20,6 +21,7 @@ from cxrdali.runs.between import between_packs
 from cxrdali.runs.config_file import read_config
 from cxrdali.runs.exclusion import Excluded, left_out, noted_rows
 from cxrdali.runs.oversampling import Oversampling, chosen_findings, oversampled
+from cxrdali.runs.pseudo import seen_by_teachers
 from cxrdali.runs.reader import has_begun
 from cxrdali.runs.seen import Seen, seen_by_weights
 from cxrdali.runs.settings import TrainSettings, sampling_seed
@@ -41,7 +43,9 @@ class TrainingData:
     images and those that the initial weights have seen (None of a run that continues: its folder has them); leak: on
     how many validation images those were trained, as `Seen.among`; chosen: on which images something was chosen before;
     excluded: what lists left out of train_rows; of_studies: where whole studies are trained on, the targets of each by
-    its first row; positives and negatives are of studies then.
+    its first row; positives and negatives are of studies then. row_weights: float32 [catalog rows], how much labels
+    count in the loss (None: all the same); select_view: the view whose validation images choose the best epoch (None:
+    all choose).
     """
 
     dataset: Dataset
@@ -59,6 +63,8 @@ class TrainingData:
     chosen: tuple[Fitted, ...] = ()
     excluded: Excluded | None = None
     of_studies: "StudyTargets | None" = None
+    row_weights: np.ndarray | None = None
+    select_view: str | None = None
 
     @property
     def rows(self) -> np.ndarray:
@@ -123,11 +129,21 @@ def select_data(settings: TrainSettings, dataset: Dataset, labels: Labels, out: 
     """
     stored = read_config(out) if has_begun(out) else None
     train_rows, val_rows = train_and_validation(dataset, labels, settings.data)
+    if not len(val_rows):
+        raise UserError(
+            f"{dataset.root}: labels {labels.name!r} are pseudo-labels, on which nothing is validated; train on them "
+            "beside a pack with labels of its own, as in --data A --data B --labels A=NAME,B=NAME"
+        )
     if settings.runtime.limit_batches:
         limit = settings.runtime.limit_batches * settings.optimizer.batch  # of each pack
         val_rows = np.concatenate([part.start + part.own(val_rows)[:limit] for part in dataset.parts])
     train_rows, excluded = _without_excluded(settings, dataset, train_rows, val_rows, out if stored else None)
-    check_labelled(labels, train_rows, "the training split")
+    check_labelled(labels, train_rows, "the training split", may_be_pseudo=True)
+    if labels.soft is not None and not settings.loss.soft:
+        raise UserError(
+            f"loss {settings.loss.name}: takes no targets between 0 and 1, as soft pseudo-labels have; attach them "
+            "with --threshold or --above and --below, or give another --loss"
+        )
     wanted = targets(labels, settings.data.uncertain)
     epoch_rows, oversampling = train_rows, None
     if settings.data.oversample or settings.data.oversample_below is not None:
@@ -145,7 +161,7 @@ def select_data(settings: TrainSettings, dataset: Dataset, labels: Labels, out: 
     seed = sampling_seed(settings.seed, settings.stage)
     sampler = visits(settings.data, dataset.starts, epoch_rows, wanted, seed, settings.optimizer.epochs)
     if stored is None:
-        before = seen_by_weights(settings.model.init, dataset)
+        before = seen_by_teachers(seen_by_weights(settings.model.init, dataset), dataset, labels)
         leak = _checked(settings, dataset, labels, before, train_rows, val_rows)
         chosen_before = chosen.before(settings)
         seen = before.after_all(out.resolve().name, dataset, labels, settings.data, train_rows)
@@ -155,7 +171,8 @@ def select_data(settings: TrainSettings, dataset: Dataset, labels: Labels, out: 
         chosen_before = chosen.by_weights(out) or chosen.before(settings)
     return TrainingData(
         dataset, labels, train_rows, val_rows, epoch_rows, wanted, positives, negatives, oversampling, sampler, seen,
-        leak, chosen_before, excluded,
+        leak, chosen_before, excluded, of_rows(settings.data.label_weight, dataset.starts, len(labels.values)),
+        settings.optimizer.select_view,
     )  # fmt: skip
 
 
@@ -187,9 +204,10 @@ def _checked(
     leak = before.among(dataset, labels, val_rows, settings.data.group, "validation images")
     if leak and not settings.data.allow_leak:
         fold = next(_folds_unseen(settings, dataset, labels, before), "")
+        how = "start from other weights" if settings.model.init else "take pseudo-labels of a run that saw none of them"
         raise UserError(
-            f"{settings.model.init}: {leak[0]}, so their scores would say nothing of unseen images; {fold}start from "
-            "other weights, or say --allow-leak"
+            f"{settings.model.init or f'labels {labels.name!r}'}: {leak[0]}, so their scores would say nothing of "
+            f"unseen images; {fold}{how}, or say --allow-leak"
         )
     held = {"validation": val_rows, **{name: released_rows(dataset, labels, name) for name in ("dev", "test")}}
     if shared := between_packs(dataset, train_rows, held):

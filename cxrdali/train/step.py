@@ -6,6 +6,7 @@ The benchmarks and the search for a micro-batch take the same step, so that what
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -49,22 +50,32 @@ class Step:
     by_hand: bool = False
     norm: torch.Tensor | None = None
 
-    def __call__(self, images: torch.Tensor, wanted: torch.Tensor, epoch: int, micro_batch: int) -> torch.Tensor:
+    def __call__(
+        self,
+        images: torch.Tensor,
+        wanted: torch.Tensor,
+        epoch: int,
+        micro_batch: int,
+        weights: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Train on a batch, `micro_batch` images at a time; returns its mean loss: a float64 scalar on the device.
 
         With several ranks each has its share of the batch, and returns its share of the mean.
 
         images uint8 [B, 1, S, S] (or what `forward` takes), wanted float [B, F] with NaN where ignored, both on the
-        device; epoch from 0. Raises what `cxrdali.runtime.full.is_full` knows for a full GPU.
+        device; epoch from 0; weights float [B], how much each row's terms count (None: 1). Raises what
+        `cxrdali.runtime.full.is_full` knows for a full GPU.
         """
         known, total = known_targets(wanted, self.ranks.total), 0.0
         parts = images.split(micro_batch)  # of studies: whole ones, so that lengths differ
-        chunks = list(zip(parts, wanted.split([len(part) for part in parts]), strict=True))
-        for number, (chunk, part) in enumerate(chunks, 1):
+        sizes = [len(part) for part in parts]
+        of_rows = weights.split(sizes) if weights is not None else repeat(None)
+        chunks = list(zip(parts, wanted.split(sizes), of_rows, strict=False))
+        for number, (chunk, part, own) in enumerate(chunks, 1):
             with self._without_exchange(number < len(chunks)):
                 with self.hardware.autocast():
                     output = self.forward(chunk)
-                loss = self.loss(output, part, epoch) / known
+                loss = self.loss(output, part, epoch, own) / known
                 # the exchange takes the mean over ranks, of what has to be added up
                 self.scaler.scale(loss * self.ranks.world).backward()
             total = total + loss.detach()

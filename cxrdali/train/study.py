@@ -47,27 +47,25 @@ def study_settings(
 
 @dataclass(frozen=True)
 class StudyTargets:
-    """float32 [B, F] of the studies with the first rows that are asked for: the largest known target among all of a
-    study's images, so that one positive image is enough; NaN where none is known."""
+    """float32 [B, F] of the studies with the first rows that are asked for, as the training loss sees them: the largest
+    known target among all of a study's images, so that one positive image is enough; NaN where none is known."""
 
     targets: Targets
     studies: Studies
 
-    @property
-    def in_training(self) -> "StudyTargets":
-        """As the training loss sees them."""
-        return StudyTargets(self.targets.in_training, self.studies)
-
     def __getitem__(self, first: np.ndarray) -> np.ndarray:
-        places, offsets = self.studies.images(first)
-        return np.fmax.reduceat(self.targets[self.studies.rows[places]], offsets[:-1], axis=0)
+        return self._largest(self.targets.in_training, first)
 
     def counts(self) -> tuple[np.ndarray, np.ndarray]:
         """How many of the studies are positive and negative for each finding: int64 [F] each."""
         first = self.studies.first
-        pieces = [self[first[at : at + PIECE]] for at in range(0, len(first), PIECE)]
+        pieces = [self._largest(self.targets, first[at : at + PIECE]) for at in range(0, len(first), PIECE)]
         positives, negatives = (sum((each == value).sum(axis=0) for each in pieces) for value in (1, 0))
         return np.asarray(positives), np.asarray(negatives)
+
+    def _largest(self, values: Targets, first: np.ndarray) -> np.ndarray:
+        places, offsets = self.studies.images(first)
+        return np.fmax.reduceat(values[self.studies.rows[places]], offsets[:-1], axis=0)
 
 
 def by_study(data: TrainingData) -> TrainingData:

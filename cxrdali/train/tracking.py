@@ -63,8 +63,10 @@ class Tracking:
         self._sessions: dict[str, Session] = {}
         self._failed: dict[str, str] = {}
 
-    def of(self, state: State) -> "Tracking":
-        """The same, of a run that is about to begin, or to go on from this state."""
+    def of(self, state: State, is_last: bool = True) -> "Tracking":
+        """The same, of a run that is about to begin, or to go on from this state. is_last: to its end, and not to that
+        of a size of its schedule."""
+        self._is_last = is_last
         by_id = any(each.by_id for each in self._trackers.values())
         self.state, self._record = state, _read(self._out / layout.TRACKED) if by_id else {"id": "", "ended": []}
         self._run = TrackedRun(self._out, self._record["id"], self._group, state.epoch, self._told)
@@ -116,7 +118,7 @@ class Tracking:
         with self._tolerated(name):
             if self._sessions.get(name) is session:  # else it failed
                 following.__exit__(*error)
-                if error[0] is None and self._trackers[name].by_id:
+                if error[0] is None and self._is_last and self._trackers[name].by_id:
                     self._record["ended"].append(name)
                     write_bytes(self._out / layout.TRACKED, sealed_json(self._record))
 

@@ -172,7 +172,8 @@ class Trainer:
         """Train until no epoch of this size is left. started: when the set-up began, by time.perf_counter."""
         nothing, full = contextlib.nullcontext(), told_if_full(full_words(self.settings, self.parts.share))
         beats = contextlib.closing(self.live) if self.ranks.is_first else nothing
-        with compile_errors(), full, beats, tracking.of(self.state) if tracking else nothing as told:
+        is_last = self.parts.segment.end == self.settings.optimizer.epochs
+        with compile_errors(), full, beats, tracking.of(self.state, is_last) if tracking else nothing as told:
             self.seconds["compiling"] = self.parts.arranged.seconds
             self.seconds["setup"] = time.perf_counter() - started - self.seconds["compiling"]
             try:
@@ -200,18 +201,18 @@ class Trainer:
             "wait_seconds": state.wait_seconds,
             "val_seconds": validated - started,
             "reweighted": int(self.parts.step.loss.reweights(epoch)),
-            **({"size": self.settings.data.size} if self.settings.data.schedule else {}),
             **({"grad_norm": float(state.norm_sum) / max(1, state.steps)} if self.parts.step.clip_norm else {}),
+            **({"size": self.settings.data.size} if self.settings.data.schedule else {}),
         }
         for each in candidates:
             row |= each.columns
         how = self.settings.optimizer
-        reached, averaged = candidate(row, chosen_by(how.select_by, how.select_pack, bool(candidates[0].by_pack)))
+        several = bool(candidates[0].by_pack)
+        reached, averaged = candidate(row, chosen_by(how.select_by, how.select_pack, several, how.select_view))
         found = candidates[averaged]
         # the first epoch of a size is kept even where the score is undefined; scores of two sizes are not compared
-        is_best = (
-            state.best_epoch <= self.parts.segment.start or reached > state.best_score or math.isnan(state.best_score)
-        )
+        is_first = state.best_epoch <= self.parts.segment.start
+        is_best = is_first or reached > state.best_score or math.isnan(state.best_score)
         state.end_epoch(row, found.scores, reached, is_best, averaged)
         save(self.out, self.parts, state, Chosen(reached, averaged, found.logits if is_best else None))
         if told:
@@ -269,9 +270,9 @@ class Trainer:
         wanted = parts.targets(rows)
         if parts.pairs:
             start = state.position + self.ranks.rank * parts.share
-            images, wanted = parts.pairs(images, wanted, state.epoch, start)
+            images, wanted = parts.pairs(images, state.epoch, start, wanted)
         micro_batch = self.settings.runtime.micro_batch or len(images)
-        loss = parts.step(images, wanted, state.epoch, micro_batch)
+        loss = parts.step(images, wanted, state.epoch, micro_batch, parts.weights(rows))
         if self.hooks.on_step:
             lr = parts.rates.rate(state.epoch)
             self.hooks.on_step(StepRecord(state.epoch, state.position, lr, rows, images, loss))

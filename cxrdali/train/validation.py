@@ -25,12 +25,14 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Validated:
     """logits: float32 [n, F] of the validation images, on rank 0 alone; loss: binary cross-entropy per known target;
-    by_pack: scores of each of several packs; averaged: whether it is of the moving average of weights."""
+    by_pack: scores of each of several packs; of_view: what metrics.csv says of the view that chooses the best epoch;
+    averaged: whether it is of the moving average of weights."""
 
     logits: np.ndarray | None
     loss: float
     scores: Scores
     by_pack: dict[str, Scores]
+    of_view: dict[str, float]
     averaged: bool = False
 
     @property
@@ -43,6 +45,7 @@ class Validated:
             "LRAP": scores.lrap,
             "macro_AUROC": scores.macro_auroc,
             **packs.columns(self.by_pack),
+            **self.of_view,
         }
         return {f"{EMA}{name}": value for name, value in found.items()} if self.averaged else found
 
@@ -93,10 +96,11 @@ def _logits(parts: Parts, epoch: int, out: Path, check: Callable[[], None]) -> n
 
 def scored(
     data: TrainingData, loader: Loader | CachedLoader, values: np.ndarray
-) -> tuple[float, Scores, dict[str, Scores]]:
-    """Loss, scores and scores by pack of the validation images' logits, float32 [n, F]."""
+) -> tuple[float, Scores, dict[str, Scores], dict[str, float]]:
+    """Loss, scores, scores by pack and columns of the view that chooses, of the validation images' logits, float32
+    [n, F]."""
     if words := constant_words(values, data.findings, loader)[1]:
         log.info(f"validation: {words}")
     wanted = torch.from_numpy(data.targets[data.val_rows])
     loss = float(bce_sum(torch.from_numpy(values).double(), wanted) / known_targets(wanted))
-    return loss, packs.pooled(data, values), packs.by_pack(data, values)
+    return loss, packs.pooled(data, values), packs.by_pack(data, values), packs.columns_of_view(data, values)

@@ -1,10 +1,12 @@
 """One label release of a packed dataset."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from shards.storage.sealed import maybe
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,10 +52,20 @@ class Coded:
         return cls(np.concatenate(codes), texts)
 
 
+SOFT = "soft"  # how pseudo-labels were made: they are probabilities
+# of metadata in their file: PSEUDO, and which images their run has seen (`cxrdali.runs.pseudo`)
+PSEUDO_KEY, SEEN_KEY = b"cxrdali.pseudo", b"cxrdali.seen"
+# What the file of pseudo-labels says of them, as `check_kinds` takes it. how: soft, or by what they were called; the
+# rest is of the table of predictions.
+PSEUDO = {
+    "how": str, "run": maybe(str), "labels": maybe(str), "dataset": maybe(str), "tta": maybe(str), "history": [str],
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class PackLabels:
     """What one of several packs gave to labels. pack: its name there; name, sha256, findings: of its own release, as it
-    has them; places: each finding's place in the whole; start, stop: its rows there."""
+    has them; places: each finding's place in the whole; start, stop: its rows there; pseudo: as of `Labels`."""
 
     pack: str
     name: str
@@ -62,6 +74,7 @@ class PackLabels:
     places: tuple[int, ...]
     start: int
     stop: int
+    pseudo: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,8 +82,11 @@ class Labels:
     """One label release joined to the catalog's rows; of several packs, a release of each.
 
     split: object [rows], "train", "dev", "test" or None; values: int8 [rows, findings], 1 positive,
-    0 negative, -1 uncertain, BLANK not mentioned, UNKNOWN of a pack whose release does not know the finding.
-    packs: of several, what each gave.
+    0 negative, -1 uncertain, BLANK not mentioned, UNKNOWN of a pack whose release does not know the finding, or of a
+    pseudo-label that is not given. packs: of several, what each gave.
+
+    pseudo: of labels that a run predicted, what the file says of them (PSEUDO). soft: their probabilities where they
+    are soft, float32 [rows, findings], NaN elsewhere; `values` then has those of 0.5 or more as positive.
     """
 
     BLANK = 9
@@ -82,14 +98,18 @@ class Labels:
     values: np.ndarray
     sha256: str
     packs: tuple[PackLabels, ...] = ()
+    pseudo: Mapping[str, Any] | None = None
+    soft: np.ndarray | None = None
 
     def apart(self) -> Iterator["Labels"]:
         """Each pack's own labels, as it has them alone, in the order of the dataset's parts."""
         for pack in self.packs:
             split = self.split[pack.start : pack.stop]
-            values = self.values[pack.start : pack.stop]
+            own = [each if each is None else each[pack.start : pack.stop] for each in (self.values, self.soft)]
             if pack.places != tuple(range(len(self.findings))):  # else no copy
-                values = values[:, list(pack.places)]
-            yield Labels(pack.name, pack.findings, split, values, pack.sha256)
+                own = [each if each is None else each[:, list(pack.places)] for each in own]
+            values, soft = own
+            assert values is not None
+            yield Labels(pack.name, pack.findings, split, values, pack.sha256, pseudo=pack.pseudo, soft=soft)
         if not self.packs:
             yield self

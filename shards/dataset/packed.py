@@ -9,7 +9,6 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from shards.dataset.cache import Cache
 from shards.dataset.catalog import CATALOG, Catalog
@@ -23,10 +22,11 @@ from shards.dataset.description import (
     read_description,
 )
 from shards.dataset.key import sample_key
-from shards.dataset.labels import Coded, Labels
+from shards.dataset.labels import Labels
 from shards.dataset.mapped import StoredSize
 from shards.dataset.people import attached, with_attached
 from shards.dataset.remote_copy import Mirror
+from shards.dataset.stored_labels import read_labels
 from shards.dataset.tables import PIECE, Table
 from shards.errors import UserError
 from shards.storage.location import Location
@@ -35,10 +35,6 @@ from shards.storage.remote import reaching
 from shards.words import choices
 
 T = TypeVar("T")
-
-
-def _no_labels(path: Path) -> UserError:
-    return UserError(f"{path}: not a table of labels (split, and whole numbers per finding); attach it again")
 
 
 def _checked(path: Location, info: dict, sealed: bool) -> dict:
@@ -238,26 +234,12 @@ class PackedDataset(Dataset):
             known = choices(name, names, "attached are")
             fix = "are of several packs; give --data of each" if "=" in name else "cxrdali label attaches others"
             raise UserError(f"{self.root}: no labels {name!r}; {known} ({fix})")
+        return read_labels(self.label_file(name), name)
+
+    def label_file(self, name: str) -> Table:
+        """The table of a label release."""
         sha256 = self.info["labels"][name]
-        table = Table(self.file(labels_name(name), sha256), sha256, self.info["counts"]["planned"])
-        columns, rows, at = table.names(), self.info["counts"]["planned"], 0
-        findings = tuple(column for column in columns if column not in ("row", "split"))
-        split, values = Coded(np.empty(rows, dtype=np.int8)), np.empty((rows, len(findings)), dtype=np.int8)
-        if "split" not in columns or len(set(columns)) < len(columns):
-            raise _no_labels(table.path)
-        for piece in table.pieces():
-            split.put(at, piece["split"])
-            for place, finding in enumerate(findings):
-                if not pa.types.is_integer(piece[finding].type):
-                    raise _no_labels(table.path)
-                whole = pc.fill_null(piece[finding], Labels.BLANK).to_numpy(zero_copy_only=False)
-                values[at : at + len(piece), place] = whole.astype(np.int8)
-                if (whole < -1).any() or ((whole > 1) & (whole != Labels.BLANK)).any():
-                    raise UserError(
-                        f"{table.path}: finding {finding!r} holds numbers other than 1, 0 and -1; attach it again"
-                    )
-            at += len(piece)
-        return Labels(name, findings, split, values, sha256)
+        return Table(self.file(labels_name(name), sha256), sha256, self.info["counts"]["planned"])
 
     def stored(self, pixels: int) -> StoredSize:
         """Where one stored size's renditions are. Raises UserError if the size is not stored here."""

@@ -92,6 +92,11 @@ class Table:
         with readable(self.path):
             return self._open()[1].schema_arrow.names
 
+    def metadata(self) -> dict[bytes, bytes]:
+        """What the file says of itself."""
+        with readable(self.path):
+            return dict(self._open()[1].metadata.metadata or {})
+
     def _present(self, names: Sequence[str]) -> list[str]:
         present = self.names()
         return [name for name in names if present.count(name) == 1]

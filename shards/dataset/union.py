@@ -159,18 +159,20 @@ class Union(Dataset):
         own = {part.name: part.dataset.labels(chosen[part.name]) for part in self.parts}
         found = self.found({pack: labels.findings for pack, labels in own.items()})
         values = np.full((self.parts[-1].stop, len(found.findings)), Labels.UNKNOWN, dtype=np.int8)
-        packs, splits = [], []
+        packs, splits, soft = [], [], None
         for part in self.parts:
             labels, places = own[part.name], found.places[part.name]
             values[part.start : part.stop, places] = labels.values
             assert isinstance(labels.split, Coded)  # as a packed dataset reads them
             splits.append(labels.split)
-            packs.append(
-                PackLabels(part.name, labels.name, labels.sha256, labels.findings, places, part.start, part.stop)
-            )
-        about = [found.findings, [[each.pack, each.sha256, each.places] for each in packs]]
-        sha256 = sha256_bytes(json.dumps(about).encode())
-        return Labels(self.labels_name(chosen), found.findings, Coded.joined(splits), values, sha256, tuple(packs))
+            if labels.soft is not None:
+                soft = np.full(values.shape, np.nan, dtype=np.float32) if soft is None else soft
+                soft[part.start : part.stop, places] = labels.soft
+            about = (part.name, labels.name, labels.sha256, labels.findings, places, part.start, part.stop)
+            packs.append(PackLabels(*about, labels.pseudo))
+        known = [found.findings, [[each.pack, each.sha256, each.places] for each in packs]]
+        sha256, split = sha256_bytes(json.dumps(known).encode()), Coded.joined(splits)
+        return Labels(self.labels_name(chosen), found.findings, split, values, sha256, tuple(packs), soft=soft)
 
     def found(self, findings: Mapping[str, tuple[str, ...]]) -> Together:
         """Its packs' findings, by name, as one list."""

@@ -99,7 +99,8 @@ def attach(
             write_bytes(root / labels_name(name), data)
             attached[name] = sha256_bytes(data)
         if new:
-            info["default_labels"] = info["default_labels"] or next(iter(new))
+            real = (name for name in new if not given[name].pseudo)  # what a run predicted is asked for by name
+            info["default_labels"] = info["default_labels"] or next(real, None)
             write_description(root, info)
         _say(info, new)
     return [(table, name in new) for name, table in given.items()]

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 import pyarrow as pa
@@ -147,10 +147,14 @@ def _joined(arrays: Iterable[ExtensionArray]) -> pd.Series:
     return pd.concat([pd.Series(array) for array in arrays], ignore_index=True)
 
 
-def table_parquet(table: pd.DataFrame, metadata: dict | None = None) -> bytes:
+def table_parquet(
+    table: pd.DataFrame, metadata: dict | None = None, more: Mapping[bytes, bytes] | None = None
+) -> bytes:
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     if metadata:
         arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), "cxrdali": json.dumps(metadata)})
+    if more:
+        arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), **more})
     buffer = io.BytesIO()
     pq.write_table(arrow, buffer, compression="zstd")
     return buffer.getvalue()
@@ -162,7 +166,7 @@ def labels_parquet(table: LabelTable, rows: pd.DataFrame, inputs: dict[str, str]
     values = table.table.reindex(rows["image_id"])
     values.insert(0, "row", rows["row"].to_numpy())
     meta = {"name": table.name, "findings": list(table.findings), "inputs": inputs}
-    return table_parquet(values.reset_index(drop=True), meta)
+    return table_parquet(values.reset_index(drop=True), meta, table.pseudo)
 
 
 def subjects_parquet(name: str, table: pd.DataFrame, inputs: dict[str, str]) -> bytes:

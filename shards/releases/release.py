@@ -39,7 +39,8 @@ class LabelTable:
     `table` is indexed by image_id (text) and holds `split` (train / dev / test) and one Int8 column per
     finding, in the release's order: 1 positive, 0 negative, -1 uncertain, missing. `elsewhere` counts the
     labelled images that are not in the release. `notes` are lines for the user: which reading of an unclear table
-    was found, and what was left out.
+    was found, and what was left out. `pseudo`: of labels that a run predicted, metadata of their file
+    (`shards.dataset.labels`); the columns may then hold probabilities, Float32.
     """
 
     name: str
@@ -48,6 +49,7 @@ class LabelTable:
     inputs: tuple[Location, ...]
     elsewhere: int = 0
     notes: tuple[str, ...] = ()
+    pseudo: Mapping[bytes, bytes] | None = None
 
     def __post_init__(self):
         check_finding_names(self.findings, self.source)

@@ -107,6 +107,7 @@ def gradients(rank: int, out: Path, micro_batch: int, device: str = "cpu", synch
         layers = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
         model = nn.Sequential(*layers).double()
         images, wanted = torch.rand(12, 1, 8, 8, dtype=torch.float64), (torch.rand(12, 5) > 0.5).float()
+        weights = torch.rand(12, dtype=torch.float64).to(place)
         wanted[0] = wanted[3:5, 1] = wanted[7, 2:] = torch.nan  # unequal numbers of known targets on the ranks
         model[1].running_mean.uniform_(), model.train(synchronised)
         model, images, wanted = model.to(place), images.to(place), wanted.to(place)
@@ -121,7 +122,7 @@ def gradients(rank: int, out: Path, micro_batch: int, device: str = "cpu", synch
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         loss = LossModule(LOSSES["bce"](), np.ones(5), np.ones(5)).to(place)
         step = Step(forward, loss, optimizer, grad_scaler(hardware), hardware, ranks)
-        part = step(images[mine], wanted[mine], 0, micro_batch)
+        part = step(images[mine], wanted[mine], 0, micro_batch, weights[mine])
         seen["loss"] = ranks.total(part.clone()).cpu()
         seen["gradients"] = [(old - new.detach()).cpu() for old, new in zip(before, model.parameters(), strict=True)]
         if ranks.is_first:

@@ -7,7 +7,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from scipy.special import ndtri
 
 from cxrdali.data.augment.augmentation import Decisions, Sometimes
 from cxrdali.data.order import NOISE, stream
@@ -60,6 +59,8 @@ class Noise(Sometimes):
 @cache
 def normal(size: int) -> np.ndarray:
     """uint8 [TIMES * size**2], for images of this side: normal numbers, as UNIT and ZERO say."""
+    from scipy.special import ndtri  # here: settings name this augmentation, and answer at once
+
     count = TIMES * size**2
     uniform = unit_floats(raw_words(0, stream(NOISE, 0), 0, count))
     return np.clip(np.rint(ZERO + UNIT * ndtri(uniform + 2.0**-54)), 1, 255).astype(np.uint8)

@@ -58,6 +58,6 @@ class Csra(Head):
 
         own, temperatures = self.csra_attention == "own", temperatures_of(self.csra_temperatures)
         attach_map_head(
-            backbone, "head csra",
+            backbone,
             lambda width: CsraHead(width, num_findings, self.csra_lambda, temperatures, own, self.csra_norm),
         )  # fmt: skip

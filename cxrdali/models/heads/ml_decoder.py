@@ -28,6 +28,6 @@ class MlDecoder(Head):
         if groups and groups > num_findings:
             raise UserError(f"ml-decoder-groups {groups}: at most as many as findings, {num_findings}")
         attach_map_head(
-            backbone, "head ml-decoder",
+            backbone,
             lambda channels: MlDecoderHead(channels, num_findings, width, groups),
         )  # fmt: skip

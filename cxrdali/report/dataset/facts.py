@@ -37,7 +37,8 @@ class ReleaseFacts:
     splits: by split (that has a planned image): images, studies, subjects, unlabelled (every finding blank), rejected.
     counts: by split a table of images by finding: positive, negative, uncertain, blank.
     counted: "train", or "all" if train has no label; rows: int64 [N], its catalog rows; positive: bool [N, F].
-    together: int64 [F, F], images of `counted` with both findings; its diagonal is images with the one.
+    together: int64 [F, F], images of `counted` with both findings; its diagonal is images with the one. pseudo: of
+    labels that a run predicted, in words.
     """
 
     name: str
@@ -48,6 +49,7 @@ class ReleaseFacts:
     rows: np.ndarray
     positive: np.ndarray
     together: np.ndarray
+    pseudo: str = ""
 
     @property
     def findings(self) -> list[str]:
@@ -173,6 +175,7 @@ def _release(
         rows=rows,
         positive=positive,
         together=np.rint(numbers.T @ numbers).astype(np.int64),
+        pseudo=f"pseudo-labels by {labels.pseudo['run']}, {labels.pseudo['how']}" if labels.pseudo else "",
     )
 
 

@@ -20,7 +20,8 @@ def part_of(part: float, every: float) -> float | None:
 
 
 def title(facts: DatasetFacts, release: ReleaseFacts) -> str:
-    return f"Labels {release.name}{' (the default)' if release.name == facts.info['default_labels'] else ''}"
+    pseudo = f" ({release.pseudo})" if release.pseudo else ""
+    return f"Labels {release.name}{' (the default)' if release.name == facts.info['default_labels'] else pseudo}"
 
 
 def dataset(facts: DatasetFacts) -> list[Block]:

@@ -24,7 +24,10 @@ def gallery(explanation: Explanation, synthetic: bool) -> dict:
         "title": f"Heat maps of {explanation.run}",
         "contents": [(f"finding-{number}", each.finding) for number, each in enumerate(explanation.findings)],
         "synthetic": synthetic,
-        **{name: getattr(explanation, name) for name in ("run", "split", "labels", "size", "layer", "without")},
+        **{
+            name: getattr(explanation, name)
+            for name in ("run", "split", "labels", "size", "method", "layer", "without")
+        },
         "places": explanation.findings[0].best[0].heat.shape,
         "scale": [(*rgb, STRONGEST * part) for part, rgb in zip(parts, 255 * colours(parts), strict=True)],
         "findings": [_finding(explanation, shown) for shown in explanation.findings],

@@ -15,7 +15,7 @@ def batch_of(count=64, size=12):
 
 
 def mixed(pairs, images, wanted, start=0, epoch=1):
-    found = pairs(torch.from_numpy(images), torch.from_numpy(wanted), epoch, start)
+    found = pairs(torch.from_numpy(images), epoch, start, torch.from_numpy(wanted))
     return [each.numpy() for each in found]
 
 
@@ -37,6 +37,14 @@ def test_mixup_blends_neighbours_and_their_targets_alike():
     assert (np.isnan(targets) == unknown).all() and 0 < unknown.mean() < 1
     known = targets[~unknown]
     assert known.min() >= 0 and known.max() <= 1 and ((known > 0.01) & (known < 0.99)).any()
+
+
+def test_a_weight_of_each_image_is_blended_too():
+    images, _ = batch_of(8)
+    weights, pairs = torch.arange(8.0), Pairs(0.4, 0)
+    _, found = pairs(torch.from_numpy(images), 0, 0, weights)
+    part = np.repeat(pairs.decide(0, 0, 8, 12)[0], 2)
+    assert np.allclose(found, part * weights.numpy() + (1 - part) * swapped(weights.numpy()), atol=1e-6)
 
 
 def test_cutmix_exchanges_a_square_and_targets_follow_its_area():

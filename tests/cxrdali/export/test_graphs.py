@@ -209,6 +209,9 @@ NETWORKS = [
     ("test_resnet", {"head": "normed", "loss": "cb-focal", "dropout": 0.5, "norm": "weights"}, 18),
     ("deit_tiny_distilled_patch16_224", {"size": 64, "head": "cosine", "loss": "ldam"}, 18),
     ("cxrdali_test_swin", {"size": 64, "loss": "focal"}, 18),
+    ("test_vit", {"head": "csra", "csra_temperatures": "1,inf", "csra_norm": True}, 18),
+    ("test_mambaout", {"head": "ml-decoder", "ml_decoder_width": 16, "ml_decoder_groups": 2}, 18),
+    ("test_byobnet", {"pool": "gem", "size": 64}, 18),
 ]
 
 

@@ -264,7 +264,7 @@ def test_the_norm_is_in_the_table_and_one_that_is_infinite_ends_the_run(averaged
 def rates_by_name(model, how):
     groups, names = parameter_groups(model, how), {id(each): key for key, each in model.backbone.named_parameters()}
     optimizer = adamw(model, how.lr, how.weight_decay, groups)
-    Rates(optimizer, how, 10).step_update(10)  # after the warm-up
+    Rates(optimizer, how, [10] * how.epochs).step_update(10)  # after the warm-up
     found = {}
     for group in optimizer.param_groups:
         for each in group["params"]:
@@ -311,7 +311,7 @@ def test_without_any_of_it_there_is_one_group(vit):
 def test_every_group_follows_the_schedule_in_proportion(vit):
     how = settings(lr=1e-3, min_lr=1e-4, head_lr=1e-2, epochs=4).optimizer
     optimizer = adamw(vit, how.lr, 0.0, parameter_groups(vit, how))
-    rates, seen = Rates(optimizer, how, 5), []
+    rates, seen = Rates(optimizer, how, [5] * 4), []
     for step in range(20):
         rates.step_update(step)
         seen.append(sorted({group["lr"] for group in optimizer.param_groups}))
@@ -327,7 +327,7 @@ def test_every_group_follows_the_schedule_in_proportion(vit):
 def test_one_cycle_is_torch_s(epochs, steps):
     first, second = (torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2e-3, momentum=0.9) for _ in range(2))
     theirs = torch.optim.lr_scheduler.OneCycleLR(first, 2e-3, epochs=epochs, steps_per_epoch=steps)
-    ours = Rates(second, settings(lr=2e-3, lr_schedule="one-cycle", epochs=epochs).optimizer, steps)
+    ours = Rates(second, settings(lr=2e-3, lr_schedule="one-cycle", epochs=epochs).optimizer, [steps] * epochs)
     for step in range(epochs * steps):
         ours.step_update(step)
         assert second.param_groups[0]["lr"] == pytest.approx(first.param_groups[0]["lr"], rel=1e-9), step

@@ -40,7 +40,7 @@ def test_the_model_sees_mixed_images_and_targets_and_a_continued_run_the_same(da
     how = {"mixup": 0.4, "cutmix": 1.0}
     plain = seen(dataset, tmp_path / "plain", settings())
     whole = seen(dataset, tmp_path / "whole", settings(**how))
-    wanted = Pairs(0.4, 1.0, sampling_seed(0, 1))(*plain, 0, 0)
+    wanted = Pairs(0.4, 1.0, sampling_seed(0, 1))(plain[0], 0, 0, plain[1])
     assert torch.equal(whole[0], wanted[0]) and not torch.equal(whole[0], plain[0])
     assert torch.allclose(whole[1], wanted[1])
     assert ((whole[1] > 0.05) & (whole[1] < 0.95)).any()
@@ -55,5 +55,7 @@ def test_batches_that_are_not_made_of_pairs_are_refused_and_features_are_not_kep
     message = "mixup: mixes pairs of neighbours, and a batch of 15 is not made of pairs; give a --batch that 2 divides"
     with pytest.raises(UserError, match=message):
         train(settings(batch=15, mixup=0.2), dataset, tmp_path / "run")
+    with pytest.raises(UserError, match="loss two-way: takes no targets between 0 and 1, which mixup 0.2 makes"):
+        settings(loss="two-way", mixup=0.2)
     frozen = settings(frozen=True, init="run", pretrained=True)
     assert is_cached(frozen) and not is_cached(frozen.changed(cutmix=0.5))

@@ -1,5 +1,7 @@
 """One run over two sizes, 48 and 64 pixels: what it trains on, that kills change nothing, which epoch is the best."""
 
+import dataclasses
+import json
 import math
 import os
 import shutil
@@ -9,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from timm.layers import resample_abs_pos_embed
+from timm.layers import DropPath, resample_abs_pos_embed
 
 from cxrdali import predictions
 from cxrdali.data.order import global_order
@@ -40,7 +42,8 @@ SCHEDULE = "48x2@8,64x2@12"  # of 59 images 7 steps an epoch, then 4
 
 def settings(**changes):
     given = {"schedule": SCHEDULE, "arch": "test_efficientnet", "pretrained": False, "device": "cpu"}
-    own = {"dropout": 0.5, "grow_from": 0.5, "loss": "ldam-drw", "drw_epoch": 3, "micro_batch": 4}
+    own = {"dropout": 0.5, "drop_path": 0.2, "grow_from": 0.5, "loss": "ldam-drw", "drw_epoch": 3, "micro_batch": 4}
+    own |= {"ema": 0.9, "keep_epochs": 1}
     return settings_of({**given, **own, **changes}, stage=1)
 
 
@@ -61,8 +64,8 @@ def test_each_size_has_its_pixels_batch_and_steps(whole):
     shapes = {(step.epoch, tuple(step.images.shape)) for step in steps}
     assert shapes == {(0, (8, 1, 48, 48)), (1, (8, 1, 48, 48)), (2, (12, 1, 64, 64)), (3, (12, 1, 64, 64))}
     assert "schedule 48x2@8,64x2@12: 4 epochs in all" in said
-    assert any("48 px, batch 8, 2 epochs of 7 steps, dropout 0.25, fp32" in line for line in said)
-    assert "from here on 64 px, batch 12, 2 epochs of 4 steps, dropout 0.5" in said
+    assert any("48 px, batch 8, 2 epochs of 7 steps, dropout 0.25, drop-path 0.1, fp32" in line for line in said)
+    assert "from here on 64 px, batch 12, 2 epochs of 4 steps, dropout 0.5, drop-path 0.2" in said
     assert [line.split(":")[0] for line in said if line.startswith("epoch ") and "loss" in line] == [
         f"epoch {epoch}/4 at {size} px" for epoch, size in ((1, 48), (2, 48), (3, 64), (4, 64))
     ]
@@ -94,9 +97,11 @@ def test_a_rate_by_epoch_holds_through_epochs_of_any_length(dataset, tmp_path):
     assert [each[0] for each in rates] == pytest.approx(expected) and all(len(set(each)) == 1 for each in rates)
 
 
-def test_dropout_grows_in_the_network_itself(whole):
+def test_regularisation_grows_in_the_network_itself(whole):
     _, _, parts, _ = whole
     assert [[head.input_dropout for head in each.model.heads] for each in parts] == [[0.25], [0.5]]
+    paths = [[each.drop_prob for each in made.model.modules() if isinstance(each, DropPath)] for made in parts]
+    assert [max(each) for each in paths] == pytest.approx([0.1 * max(paths[1]) / 0.2, max(paths[1])]) and paths[1]
 
 
 def test_the_best_epoch_is_one_of_the_last_size(whole, dataset):
@@ -104,8 +109,9 @@ def test_the_best_epoch_is_one_of_the_last_size(whole, dataset):
     run = Run.open(out)
     metrics = run.metrics
     assert metrics["size"].astype(int).tolist() == [48, 48, 64, 64]
-    best = 3 + int(metrics["mAP"].iloc[2:].argmax())
+    best = 3 + int(metrics[["mAP", "ema_mAP"]].astype(float).max(axis=1).iloc[2:].argmax())
     assert run.progress.best_epoch == best and run.best["epoch"] == best and run.progress.finished
+    assert {path.name for path in (out / "epochs").iterdir()} == {f"{each}.safetensors" for each in (best, 4)}
     found = predict(out, dataset, "val", PredictOptions(device="cpu"))
     kept = predictions.read(run.val_predictions)
     np.testing.assert_allclose(found.values, kept.values, rtol=1e-4, atol=1e-5)
@@ -121,7 +127,7 @@ def test_an_epoch_of_a_smaller_size_is_never_the_best(whole, dataset, tmp_path):
     assert (state["epoch"], state["position"]) == (2, 12)
     state["best_score"] = 2.0
     for row in state["metrics"]:
-        row["mAP"] = 2.0
+        row["mAP"] = row["ema_mAP"] = 2.0
     torch.save(state, out / layout.LAST)
     assert train(settings(), dataset, out).best_epoch > 2
     assert Run.open(out).best_place >= 2
@@ -255,7 +261,7 @@ def test_its_classifier_is_retrained_at_the_last_size(whole, dataset, tmp_path):
 
 def test_a_frozen_backbone_s_features_are_computed_for_each_size(whole, dataset, tmp_path):
     said = []
-    given = settings(init=str(whole[0]), frozen=True, new_head=True, flips="none", cutout="off", schedule=SCHEDULE)
+    given = settings(init=str(whole[0]), frozen=True, new_head=True, flips="none", cutout="off", drop_path=0.0)
     with heard(said):
         train(given, dataset, tmp_path / "run")
     assert len([line for line in said if line.startswith("features of 59 training images")]) == 2
@@ -304,7 +310,7 @@ def test_its_page_has_a_curve_for_each_size(whole):
     run = Run.open(whole[0])
     lines = lines_of(Placed(run, None, 0))
     assert [(line.size, line.before, len(line.metrics)) for line in lines] == [(48, 0, 2), (64, 2, 2)]
-    tops = [int(run.metrics["mAP"].iloc[part].argmax()) for part in (slice(2), slice(2, 4))]
+    tops = [int(run.reached["mAP"].iloc[part].argmax()) for part in (slice(2), slice(2, 4))]
     assert [line.best for line in lines] == tops and run.sizes == "48, 64"
 
 
@@ -318,3 +324,14 @@ def test_two_processes_stop_and_continue_over_the_switch(pack_folder, tmp_path):
     assert (state["epoch"], state["position"]) == (1, 12)
     assert group(2, ranks.train_with, pack_folder, out, given) == [0, 0]
     assert differences(out, whole) == []
+
+
+def test_other_pixels_of_an_earlier_size_are_other_data(whole, dataset):
+    info = json.loads(json.dumps(dataset.info))
+    info["id"] = "0" * 64
+    assert train(settings(), dataclasses.replace(dataset, info=info), whole[0]).already_finished
+    info["sizes"]["48"]["encoding"] = "raw"
+    for shard in info["sizes"]["48"]["shards"]:
+        shard["content"] += 1
+    with pytest.raises(UserError, match="another dataset: .* packed otherwise: encoding 'jpeg' there, 'raw' here"):
+        train(settings(), dataclasses.replace(dataset, info=info), whole[0])

@@ -236,6 +236,16 @@ def test_a_server_that_is_gone_stops_no_training_and_the_same_command_tells_it_t
     assert steps_of(store, out) == ([1, 2], "FINISHED")
 
 
+def test_a_run_of_two_sizes_ends_for_a_tracker_with_its_last_one(dataset, tmp_path, mlflow_here):
+    (store, line), out = mlflow_here, tmp_path / "run"
+    given = settings("mlflow", size=64, schedule="48x1@16,64x1@16")
+    train(given, dataset, out, hooks=Hooks(on_epoch=lambda row: line(False)))  # not told of the second size
+    assert steps_of(store, out)[0] == [1]
+    line(True)
+    assert train(given, dataset, out).already_finished
+    assert steps_of(store, out) == ([1, 2], "FINISHED")
+
+
 def test_services_that_nobody_answers_for_stop_no_training(pack_folder, tmp_path):
     nobody = "http://127.0.0.1:9"  # the port of "discard": nothing listens there
     given = {"MLFLOW_TRACKING_URI": nobody, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "WANDB_MODE": "online"}

@@ -78,7 +78,7 @@ def test_the_defaults_are_the_paper_s():
     assert (data.size, optimizer.batch, optimizer.epochs, optimizer.warmup_epochs) == (320, 128, 30, 1)
     assert (optimizer.lr, optimizer.weight_decay) == (1e-3, 1e-6)
     assert (made.model.arch, made.model.norm) == ("tf_efficientnetv2_s.in21k_ft_in1k", "imagenet")
-    assert (data.flips, data.cutout, data.augment) == ("horizontal", "off", ())  # the paper's own: its recipes
+    assert (data.flips, data.cutout, data.augment) == ("horizontal", "off", ())
     assert (data.uncertain, data.group) == ("negative", "subject")
 
 

@@ -146,3 +146,51 @@ def test_a_score_is_of_the_view_alone(dataset, labels, trained, tmp_path):
         part = predictions.of_view(table, path, dataset, "lateral")
         part.write(tmp_path / "lateral.parquet")
         evaluate(tmp_path / "lateral.parquet", dataset, labels, replace(options, view="frontal"))
+
+
+# ---------------------------------------------------------------- which view chooses the best epoch
+
+
+def of_view_by_hand(table, dataset, labels, view):
+    """mAP over the images of a view, by scikit-learn."""
+    keep = (table.ids["view"] == view).to_numpy()
+    rows = pd.Index(dataset.catalog["image_id"]).get_indexer(table.ids["image_id"])[keep]
+    truth = labels.values[rows] == 1
+    scored = np.flatnonzero(truth.any(axis=0) & ~truth.all(axis=0))
+    return np.mean([average_precision_score(truth[:, f], table.values[keep, f]) for f in scored])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("averages", [{}, {"ema": 0.5}])
+def test_the_frontal_images_choose_the_best_epoch_of_a_run_on_all(dataset, labels, tmp_path, averages):
+    train(settings_of(**{**SMALL, "epochs": 4}, select_view="frontal", **averages), dataset, tmp_path / "run")
+    run = Run.open(tmp_path / "run")
+    assert run.chosen_by == run.progress.metric == "frontal_mAP"
+    reached = run.metrics[["frontal_mAP", *(["ema_frontal_mAP"] if averages else [])]].max(axis=1)
+    assert run.progress.best_epoch == reached.argmax() + 1 == run.best["epoch"]
+    assert run.progress.best_score == pytest.approx(reached.max())
+    table = predictions.read(run.val_predictions)
+    assert set(table.ids["view"]) == {"frontal", "lateral", "other"}, "all of them are predicted"
+    assert run.best["frontal_mAP"] == pytest.approx(of_view_by_hand(table, dataset, labels, "frontal"))
+    assert run.selection["train_images"] == len(train_and_validation(dataset, labels, FoldOptions(folds=3))[0])
+
+
+@pytest.mark.slow
+def test_a_view_of_a_pack_chooses(dataset, nih, tmp_path):
+    union = Union.of({"mimic": dataset, "nih": nih})
+    given = {**SMALL, "labels": None, "epochs": 2, "select_view": "frontal"}
+    train(settings_of(**given), union, tmp_path / "mean")
+    table = Run.open(tmp_path / "mean").metrics
+    mean = (table["frontal_mAP_mimic"] + table["frontal_mAP_nih"]) / 2
+    np.testing.assert_allclose(table["frontal_mean_mAP"], mean)
+    np.testing.assert_allclose(table["frontal_mAP_nih"], table["mAP_nih"])  # all of its images are frontal
+    assert Run.open(tmp_path / "mean").chosen_by == "frontal_mean_mAP"
+    train(settings_of(**given, select_pack="mimic", select_by="lrap"), union, tmp_path / "one")
+    assert Run.open(tmp_path / "one").chosen_by == Run.open(tmp_path / "one").progress.metric == "frontal_LRAP_mimic"
+
+
+def test_a_view_that_cannot_choose_is_refused(dataset, nih, tmp_path):
+    with pytest.raises(UserError, match="select-view lateral: no such image validates with --view frontal"):
+        settings_of(stage=1, view="frontal", select_view="lateral")
+    with pytest.raises(UserError, match="select-view 'lateral': no finding has both .* among the 0 lateral of"):
+        train(settings_of(**{**SMALL, "labels": None}, select_view="lateral"), nih, tmp_path / "run")
