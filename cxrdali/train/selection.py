@@ -171,8 +171,9 @@ def select_data(settings: TrainSettings, dataset: Dataset, labels: Labels, out: 
         chosen_before = chosen.by_weights(out) or chosen.before(settings)
     return TrainingData(
         dataset, labels, train_rows, val_rows, epoch_rows, wanted, positives, negatives, oversampling, sampler, seen,
-        leak, chosen_before, excluded, of_rows(settings.data.label_weight, dataset.starts, len(labels.values)),
-        settings.optimizer.select_view,
+        leak, chosen_before, excluded,
+        row_weights=of_rows(settings.data.label_weight, dataset.starts, len(labels.values)),
+        select_view=settings.optimizer.select_view,
     )  # fmt: skip
 
 

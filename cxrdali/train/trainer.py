@@ -267,12 +267,15 @@ class Trainer:
         """One optimizer step on this rank's share of a batch, counted in the state."""
         state, parts, device = self.state, self.parts, self.hardware.device
         images = images.to(device, non_blocking=True)
-        wanted = parts.targets(rows)
+        wanted, weights = parts.targets(rows), parts.weights(rows)
         if parts.pairs:
             start = state.position + self.ranks.rank * parts.share
-            images, wanted = parts.pairs(images, state.epoch, start, wanted)
+            images, wanted, *mixed = parts.pairs(
+                images, state.epoch, start, wanted, *([] if weights is None else [weights])
+            )
+            weights = mixed[0] if mixed else None
         micro_batch = self.settings.runtime.micro_batch or len(images)
-        loss = parts.step(images, wanted, state.epoch, micro_batch, parts.weights(rows))
+        loss = parts.step(images, wanted, state.epoch, micro_batch, weights)
         if self.hooks.on_step:
             lr = parts.rates.rate(state.epoch)
             self.hooks.on_step(StepRecord(state.epoch, state.position, lr, rows, images, loss))

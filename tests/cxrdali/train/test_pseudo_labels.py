@@ -14,6 +14,7 @@ from scipy.special import expit
 from cxrdali import predictions
 from cxrdali.data import label_weight
 from cxrdali.data.options import FoldOptions
+from cxrdali.data.pairs import Pairs
 from cxrdali.data.splits import fold_positives, train_and_validation
 from cxrdali.data.targets import check_labelled, counts, targets
 from cxrdali.evaluate.evaluate import evaluate
@@ -27,8 +28,9 @@ from cxrdali.predict.pseudo_labels import make
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.runs.reader import Run
 from cxrdali.runs.seen import seen_by
-from cxrdali.runs.settings import settings_of
+from cxrdali.runs.settings import sampling_seed, settings_of
 from cxrdali.runtime.device import Hardware
+from cxrdali.train.hooks import Hooks
 from cxrdali.train.selection import select_data
 from cxrdali.train.step import Step, grad_scaler
 from cxrdali.train.trainer import train
@@ -344,6 +346,26 @@ def test_a_run_trains_on_both_and_says_so_and_weight_changes_it(dataset, pack, p
     with pytest.raises(UserError, match="no image in split 'val'; give another --split"):
         predict(trained.path, found, "val", PredictOptions(device="cpu"))
     assert [each.name for each in seen_by(Run.open(tmp_path / "0"), union).runs] == ["teacher", "0", "0"]
+
+
+def test_weights_are_mixed_as_their_images_are(dataset, pack, predicted, tmp_path, monkeypatch):
+    union, labels = of_both(dataset, attached(pack, predicted, soft=True))
+    given = settings_of(**SMALL, labels=labels.name, label_weight="other=0.3", mixup=0.4, limit_batches=2)
+    seen, steps, real = [], [], Step.__call__
+
+    def noted(self, images, wanted, epoch, micro_batch, weights=None):
+        seen.append(weights.numpy().copy())
+        return real(self, images, wanted, epoch, micro_batch, weights)
+
+    monkeypatch.setattr(Step, "__call__", noted)
+    train(given, union, tmp_path / "run", hooks=Hooks(on_step=steps.append))
+    assert len(steps) == 2
+    for step, found in zip(steps, seen, strict=True):
+        own = np.where(step.rows.numpy() < len(dataset.catalog), 1, 0.3)
+        stays, _ = Pairs(0.4, 0, sampling_seed(0, 1)).decide(0, step.position, 8, 48)
+        one, other = own[::2], own[1::2]
+        np.testing.assert_allclose(found[::2], stays * one + (1 - stays) * other, rtol=1e-5)
+        np.testing.assert_allclose(found[1::2], stays * other + (1 - stays) * one, rtol=1e-5)
 
 
 def test_what_the_teacher_has_seen_counts_as_seen(dataset, pack, predicted, teacher, tmp_path):
