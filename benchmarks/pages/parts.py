@@ -7,13 +7,17 @@ from benchmarks import results
 from benchmarks.pages.markdown import NOT_MEASURED, table, where
 
 HEAD = "part | seconds of a step, of plain's | more memory, MiB | mAP | mAP less plain's | 95 % | p, Holm"
-STUDY = results.RESULTS / "parts.json"
+STUDY = "parts.json"
 
 
 def section() -> str:
     """A line for each part: the newest row of its cost without a GPU, and the paired differences over seeds."""
     cost = {row["part"]: row for row in results.committed("parts") if not row["environment"]["gpu"]}
-    study = json.loads(STUDY.read_text()) if STUDY.exists() else {"scores": [], "differences": []}
+    study = (
+        json.loads(path.read_text())
+        if (path := results.RESULTS / STUDY).exists()
+        else {"scores": [], "differences": []}
+    )
     means, less = (_of(study[key]) for key in ("scores", "differences"))
     if not cost and not means:
         return "Not measured yet.\n"
