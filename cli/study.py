@@ -28,7 +28,8 @@ from cxrdali.studies.options import StudyOptions
 )
 @click.option("--yes", "many", is_flag=True, help="Train more than 1,000 runs.")
 def study(file_or_name, table, over, **given):
-    """Do what a study's file describes, or one of the package: stage-training, loss-design, lr-batch, stages, external.
+    """Do what a study's file describes, or one of the package: stage-training, loss-design, cxr-lt-2026,
+    parts, lr-batch, stages, external.
 
     \b
     [runs.small]                                  a file of six lines: 2 learning rates x 2 seeds

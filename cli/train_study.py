@@ -11,10 +11,11 @@ from cli.options.training import dry_run_option, say_dry_run, train_run
 from cxrdali.models.fusion_options import StudyOptions
 
 SETTINGS = (
-    "seed", "view", "loss", "batch", "epochs", "warmup_epochs", "lr", "weight_decay", "patience", "select_by", "device",
+    "seed", "view", "loss", "batch", "epochs", "warmup_epochs", "lr", "weight_decay", "patience", "select_by",
+    "ema", "ema_half_life", "ema_warmup", "clip_norm", "head_lr", "device",
     "precision", "micro_batch", "decode", "threads", "cache_features", "allow_leak", "track", "track_paths",
 )  # fmt: skip
-THE_RUN_S = dict.fromkeys(("seed", "view", "loss", "weight_decay", "precision", "decode"), "the run's")
+THE_RUN_S = dict.fromkeys(("seed", "view", "loss", "weight_decay", "clip_norm", "precision", "decode"), "the run's")
 OWN = {
     "batch": "the run's, in studies",
     "epochs": "10",

@@ -37,7 +37,7 @@ SECTIONS = (  # in this order; the first makes the data of all
     Section(_COMMANDS, "runs", 150, False), Section(_TRAINING, "ranks", 80), Section(_LOADING, "supply", 90, False),
     Section(_COMMANDS, "predicting", 90, False), Section(_TRAINING, "precision", 60),
     Section(_COMMANDS, "compiled", 90, False), Section(_COMMANDS, "tests", 150, False),
-    Section(_TRAINING, "compiling", 150),
+    Section(_TRAINING, "compiling", 150), Section(_TRAINING, "parts", 300),
 )  # fmt: skip
 NAMES = tuple(each.name for each in SECTIONS)
 

@@ -19,6 +19,7 @@ from benchmarks.options import Stage
 from benchmarks.pages.published import hours
 from benchmarks.training import step_memory
 from benchmarks.training.fed import EFFICIENTNET, FINDINGS, Setting, batches_of, trained
+from benchmarks.training.parts import PartsRun, measured
 from benchmarks.training.step_options import StepRun
 from cxrdali.runtime.distributed import joined
 from cxrdali.runtime.full import is_full
@@ -119,6 +120,13 @@ def precision(work: Work) -> None:
                 off, spread = (logits - exact).abs().max(), exact.std()
                 rate = trained(step, iter(lambda: black(PRECISE), None), 10, DEVICE).rate
                 say(label, value=rate, logits_off=float(off), logits_sd=float(spread))
+
+
+def parts(work: Work) -> None:
+    """What does each part of docs/recipes.md cost a step, in time and memory?"""
+    ask = PartsRun(device=DEVICE, arch=EFFICIENTNET, size=PRECISE.size, batch=PRECISE.batch)
+    for name, seconds, held in measured(ask, work.folder / "pack"):
+        say(f"a step with {name}, seconds", value=seconds, mib=round(held / 2**20))
 
 
 def compiling(work: Work) -> None:

@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.pages import coverage, families, gpu, plots
+from benchmarks.pages import coverage, families, gpu, parts, plots
 from benchmarks.pages.markdown import NOT_MEASURED, fastest, table, where
 from benchmarks.pages.page import tables
 
 ROOT = Path(__file__).parents[2]
 README, PAGE, LOADING = ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "loading.svg"
-ARCHITECTURES, STATISTICS, GPU = (ROOT / "docs" / f"{name}.md" for name in ("architectures", "statistics", "gpu"))
+ARCHITECTURES, STATISTICS, GPU, RECIPES = (
+    ROOT / "docs" / f"{name}.md" for name in ("architectures", "statistics", "gpu", "recipes")
+)
 BEGIN, END = "<!-- speed: written by python -m benchmarks.pages.readme -->\n", "<!-- /speed -->\n"
 SHOWN = (224, 512)  # pixels: the columns of the README's table; the picture and the page have all sizes
 IN_README = (
@@ -88,6 +90,7 @@ def main() -> None:
     ARCHITECTURES.write_text(written(ARCHITECTURES.read_text(), families.section(), "families"))
     STATISTICS.write_text(written(STATISTICS.read_text(), coverage.section(), "coverage"))
     GPU.write_text(written(GPU.read_text(), gpu.section(), "gpu"))
+    RECIPES.write_text(written(RECIPES.read_text(), parts.section(), "parts"))
     rows = results.newest("loader", gpu=False)
     machine = rows[-1]["environment"]
     words = f"{machine['cpu']}, {machine['cores']} cores, no GPU; synthetic images, warm cache; {machine['date'][:10]}"

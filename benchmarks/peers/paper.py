@@ -70,6 +70,7 @@ class PaperLoader:
         **how,
     ):
         self.dataset, self.rows, self.options = dataset, np.ascontiguousarray(rows, dtype=np.int64), options
+        self.samples = len(self.rows)
         self._how = _Epochs(**how)
         self._epoch, self._position = 0, 0
         self._batches: list[list[int]] = [[int(self.rows[0])]] * workers  # refilled for every epoch

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -22,18 +22,19 @@ from cxrdali.data import gpu
 from cxrdali.data.augment import Augmentation, carry_out, decide, in_order
 from cxrdali.data.batches import Batches, batches
 from cxrdali.data.buffers import RecycledBuffers
+from cxrdali.data.damage import damaged, failure
 from cxrdali.data.download import CopyAhead
-from cxrdali.data.jpeg import DamagedImage, decode_into
+from cxrdali.data.jpeg import DamagedImage
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.order import Windows, batch_bounds, global_order, shard_windows, share_of, windowed_order
 from cxrdali.data.pipeline import Ahead, EpochPlan, Lane, PipelineSpec
 from cxrdali.data.readahead import ReadAhead
 from cxrdali.data.sampler import epoch_samples
-from cxrdali.runtime.full import OTHERS, is_full
 from cxrdali.runtime.limits import cores
 from shards.dataset.dataset import Dataset
 from shards.dataset.mapped import MappedSize, StoredSize
 from shards.errors import UserError
+from shards.words import counted
 
 
 class Batch(NamedTuple):
@@ -62,6 +63,8 @@ class Loader:
             bucket, a disk without room for what is still to be copied.
     """
 
+    sample: ClassVar[str] = "image"  # what a position counts
+
     dataset: Dataset
     rows: np.ndarray
     options: LoaderOptions
@@ -88,7 +91,7 @@ class Loader:
         self.samples = epoch_samples(self.sampler, rows)
         if self.drop_last and self.samples < options.batch:
             raise UserError(
-                f"{dataset.root}: {self.samples} training images make no batch of {options.batch}; "
+                f"{dataset.root}: {counted(self.samples, f'training {self.sample}')} make no batch of {options.batch}; "
                 "use a smaller --batch or pack more images"
             )
         self.mapped = MappedSize(stored_for(dataset, options.size))
@@ -246,7 +249,7 @@ class Loader:
             images, decisions = next(made)
         except DamagedImage as error:
             self.close()
-            raise self._damaged(error.row, error.fault) from error
+            raise damaged(self.dataset, self.mapped, error.row, error.fault) from error
         return gpu.augmented(images, self._augment, decisions, self._device) if self.options.on_gpu else images
 
     def _next_images(self, lane: Lane) -> torch.Tensor:
@@ -262,39 +265,13 @@ class Loader:
                 output, decisions = lane.run(torch.cuda.current_stream(self._device_id))
                 images = gpu.from_dali(output)
         except (RuntimeError, MemoryError) as error:
-            rows = [] if is_full(error) else [row for each in self._lanes for row in each.rows_in_flight()]
-            found = self._damage(rows, error)
+            rows = [row for each in self._lanes for row in each.rows_in_flight()]
+            found = failure(self.dataset, self.mapped, rows, error, self.options.resolved_decode)
             self.close()
             raise found from error
         # [B, S, S, 1] and [B, 1, S, S] are the same bytes for one channel
         images = images.view(images.shape[0], 1, *images.shape[1:3])
         return images if self._device_id is None else gpu.augmented(images, self._augment, decisions, self._device)
-
-    def _damage(self, rows: list[int], error: Exception) -> UserError:
-        """Which sample it was: DALI does not say, so the batches in flight are decoded one by one. None is looked for
-        in no rows."""
-        stored = self.mapped.stored
-        for row in rows:
-            if stored.raw:
-                continue
-            room = np.empty((stored.pixels, stored.pixels, 1), dtype=np.uint8)
-            if fault := decode_into(room, self.mapped[row]):
-                return self._damaged(row, fault)
-        text = str(error).strip() or repr(error)
-        cause = text.partition("encountered:")[2].strip() or text  # in front of it DALI quotes our source
-        words = f"{self.dataset.root}: DALI failed on size {stored.pixels}: {cause.splitlines()[0]}"
-        if is_full(error):
-            decode = "" if self.options.resolved_decode == "cpu" else "use --decode cpu, "
-            words += f"; the GPU is full: {decode}{OTHERS}, or use a smaller --micro-batch (to predict, --batch)"
-        return UserError(words)
-
-    def _damaged(self, row: int, fault: str) -> UserError:
-        path = self.mapped.stored.paths[self.mapped.stored.shard[row]]
-        part = next(part for part in self.dataset.parts if row < part.stop)
-        return UserError(
-            f"{path}: sample {part.dataset.key(row - part.start)!r} is damaged ({fault}); run `cxrdali verify "
-            f"{part.dataset.root}`, then restore the shard or pack again"
-        )
 
 
 def stored_for(dataset: Dataset, size: int) -> StoredSize:

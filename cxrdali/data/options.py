@@ -129,8 +129,8 @@ class DataSettings(FoldOptions):
     )
     grow_from: float = setting(
         1.0,
-        "With --schedule: the share of dropout and drop-path that the first size has, 0 to 1. It grows by equal steps "
-        "from size to size, and the last has all of it (as in EfficientNetV2's progressive learning).",
+        "With --schedule: the share of dropout, drop-path, mixup and cutmix that the first size has, 0 to 1. It grows "
+        "by equal steps from size to size, and the last has all of it (as in EfficientNetV2's progressive learning).",
         Legal(lambda value: 0 <= value <= 1, "0 to 1"),
         before=1.0,
     )

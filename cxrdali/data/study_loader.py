@@ -25,6 +25,8 @@ class StudyLoader(Loader):
     of a study at most; options.batch counts studies.
     """
 
+    sample = "study"
+
     def __init__(self, dataset: Dataset, rows: np.ndarray, options: LoaderOptions, *, most: int, **how: Any):
         self.studies = Studies.of(dataset, rows, most)
         super().__init__(dataset, self.studies.first, options, **how)

@@ -154,10 +154,7 @@ def create(options: ModelOptions, num_findings: int, kind: type[Classifier] = Cl
     backbone = _backbone(options, num_findings)
     if not hasattr(backbone, "get_classifier"):
         raise UserError(f"{options.arch!r} is an encoder that has no classifier; use another --arch")
-    try:
-        _attach(backbone, options, num_findings)
-    except ValueError as error:
-        raise _refusal(options, num_findings, error) from error
+    _attach(backbone, options, num_findings)
     mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     if options.norm == "weights":
         mean, std = tuple(backbone.pretrained_cfg["mean"]), tuple(backbone.pretrained_cfg["std"])

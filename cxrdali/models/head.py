@@ -14,12 +14,11 @@ class Head(Named):
     """Base of a head: a frozen dataclass of its parameters, with `attach`.
 
     bounded: its output lies between -1 and 1, so that only a loss with a scale makes probabilities of it.
-    scales: its logits grow as its last weights do. pools: it sees all places of a feature map, so nothing pools them.
+    scales: its logits grow as its last weights do.
     """
 
     bounded: ClassVar[bool] = False
     scales: ClassVar[bool] = True
-    pools: ClassVar[bool] = False
 
     def attach(self, backbone: Module, num_findings: int) -> None:
         """Give a timm model its classifier, so that its output is float [B, num_findings].

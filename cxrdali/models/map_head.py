@@ -10,11 +10,15 @@ from torch import nn
 
 
 class MapHead(nn.Module):
-    """Map [B, D, h, w] or [B, h, w, D], or tokens [B, N, D], -> logits [B, F], by `logits` of a subclass.
+    """Map [B, D, h, w] or [B, h, w, D], or tokens [B, N, D], -> logits [B, F].
 
-    Tokens without a place (class token, registers) come first, and are left out. `attach` says how a backbone lays
-    its features out; width: D.
+    Tokens without a place (class token, registers) come first, and are left out. width: D; how a backbone lays its
+    features out, `attach_map_head` says. logits: of a subclass, float [B, K, D] -> [B, F]; its `attention`, if it has
+    any: -> [B, F, K], of sum 1, how much a finding looks at each place.
     """
+
+    logits: Callable[[torch.Tensor], torch.Tensor]
+    attention: Callable[[torch.Tensor], torch.Tensor]
 
     def __init__(self, width: int):
         super().__init__()
@@ -22,14 +26,6 @@ class MapHead(nn.Module):
 
     def forward(self, given: torch.Tensor) -> torch.Tensor:
         return self.logits(self.places(given))
-
-    def logits(self, places: torch.Tensor) -> torch.Tensor:
-        """float [B, K, D] -> [B, F]."""
-        raise NotImplementedError
-
-    def attention(self, places: torch.Tensor) -> torch.Tensor:
-        """float [B, K, D] -> [B, F, K], 0 to 1, whose sum over places is 1: how much a finding looks at each."""
-        raise NotImplementedError
 
     def places(self, given: torch.Tensor) -> torch.Tensor:
         """A map or tokens as [B, K, D], row by row. Raises ValueError for one place, or none that is known."""
@@ -51,16 +47,8 @@ class MapHead(nn.Module):
 
 
 def attach_map_head(backbone: Any, make: Callable[[int], MapHead]) -> None:
-    """Put a head where a timm model, without its pooling, has its classifier; or, where timm knows of no such place,
-    behind `forward_features`, instead of all that the model has there.
-
-    Args:
-        backbone: With timm's classifier, or one in its place.
-        make: The head of D channels.
-
-    Raises:
-        ValueError: It has no such place.
-    """
+    """Put a head, `make` of its D channels, where a timm model, without its pooling, has its classifier; or, where timm
+    knows of no such place, behind `forward_features`, instead of all that the model has there."""
     before = backbone.get_classifier()
     sources: tuple = ((before, "in_features"), (before, "in_channels"), (backbone, "head_hidden_size"))
     places = [key for key, each in backbone.named_modules() if any(each is one for one in flat(before))]
@@ -70,9 +58,7 @@ def attach_map_head(backbone: Any, make: Callable[[int], MapHead]) -> None:
         backbone.reset_classifier(0, "")  # timm's way to unpooled features: they reach the classifier's place
         now = backbone.get_classifier()
         place = next(key for key, each in backbone.named_modules() if key and each is now)
-    except Exception as error:  # of models that pool in any case: each raises its own
-        if not places or not places[0]:
-            raise ValueError("its classifier is no part of it") from error
+    except Exception:  # of models that pool in any case: each raises its own
         sources, place = (), places[0].partition(".")[0]
     widths = (getattr(owner, name, None) for owner, name in (*sources, (backbone, "num_features")))
     head = make(next(filter(None, widths)))

@@ -9,7 +9,7 @@ from shards.errors import UserError
 from shards.words import choices
 
 NORMS = ("imagenet", "weights")
-POOLS = ("own", "avg", "max", "gem")
+POOLS, POOLED = ("own", "avg", "max", "gem"), ("linear", "cosine")  # the second: heads that may have one
 # keys of `cxrdali.models.tta.TTA`
 TTAS = ("none", "hflip", "flips", "light", "medium", "sulake-light", "sulake-medium")
 
@@ -59,8 +59,8 @@ class ModelSettings:
         check(self)
         if self.new_head and self.init is None:
             raise UserError("new-head: only weights of --init have a classifier that could be left out; give --init")
-        if self.pool != "own" and self.head.pools:
-            raise UserError(f"pool {self.pool}: the head {self.head.name} sees the map itself; use --pool own")
+        if self.pool != "own" and self.head.name not in POOLED:
+            raise UserError(f"pool {self.pool}: only linear and cosine heads, not {self.head.name}; use --pool own")
         if self.frozen and self.init is None and not self.pretrained:
             raise UserError("frozen: a backbone from scratch would stay random; give the run to start from with --init")
         if self.frozen and self.drop_path:

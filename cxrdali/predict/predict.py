@@ -160,9 +160,8 @@ def _leak(
 def _words(loader: Loader, split: str, hardware: Hardware, ranks: Ranks, tta: str) -> str:
     """What is going to be predicted, in a line."""
     options, resized_from = loader.options, loader.resized_from
-    unit = "study" if isinstance(loader, StudyLoader) else "image"
     return (
-        f"{counted(len(loader.rows), unit)} of {split} at {options.size} px, {hardware.precision} on "
+        f"{counted(len(loader.rows), loader.sample)} of {split} at {options.size} px, {hardware.precision} on "
         f"{hardware.device}, decode {options.resolved_decode}"
         + (f", TTA {tta}: {counted(len(TTA[tta]), 'pass')}" if tta != "none" else "")
         + (f", resized from {resized_from} px" if resized_from else "")

@@ -67,7 +67,7 @@ def _facts(run: Watched) -> dict[str, str]:
     progress, live, last, facts = run.progress, run.live, run.last, {}
     if progress is None:
         return {"next": "it has not begun its first epoch"}
-    facts["epoch"] = _epoch(run)
+    facts["epoch"] = _epoch(run) + (f" at {run.size} px" if run.size else "")
     if live:
         facts["epoch"] += f", {live.position:,} of {live.of:,} images"
     if run.rate is not None:

@@ -33,7 +33,8 @@ from cxrdali.predictions import Predictions
 from cxrdali.runs import kept_epochs, layout
 from cxrdali.runs.layout import NEW
 from cxrdali.runs.progress import Progress
-from cxrdali.runs.reader import scored_again, weights_epoch
+from cxrdali.runs.reader import weights_epoch
+from cxrdali.runs.scores import scored_again
 from cxrdali.runs.settings import TrainSettings
 from shards.errors import UserError
 from shards.storage.files import open_regular, publish, remove_parts, sha256_bytes, write_bytes
@@ -87,7 +88,7 @@ def progress_of(state: dict, settings: TrainSettings) -> Progress:
     return replace(made, weights=state.get("best_weights", layout.RAW))
 
 
-def sealed_weights(weights: dict[str, torch.Tensor], metadata: dict[str, str]) -> tuple[bytes, str]:
+def _sealed(weights: dict[str, torch.Tensor], metadata: dict[str, str]) -> tuple[bytes, str]:
     """A weights file and its checksum."""
     # safetensors wants plain strides; a channels-last weight is written in the usual layout. Not its
     # save_file: that leaves a nameless temporary file behind a kill
@@ -98,12 +99,25 @@ def sealed_weights(weights: dict[str, torch.Tensor], metadata: dict[str, str]) -
 
 
 def commit(
-    run: Path, state: dict, settings: TrainSettings, ended: tuple[dict, dict, Predictions | None] | None
+    run: Path, state: dict, settings: TrainSettings, ended: tuple[dict, dict, Predictions | None] | None = None
 ) -> None:
     """Make `state` the run's. ended: (weights, metadata, validation predictions) of an epoch that has just ended; the
     predictions if it is the best, whose checksum the state gets."""
     try:
-        _prepare(run, state, settings, ended)
+        if ended is not None:
+            weights, metadata, predictions = ended
+            data, checksum = _sealed(weights, metadata)
+            if settings.optimizer.keep_epochs:
+                kept_epochs.file_of(run, state["epoch"]).parent.mkdir(exist_ok=True)
+                write_bytes(kept_epochs.file_of(run, state["epoch"]), data)
+            if predictions is not None:
+                state["best_checksum"] = checksum
+                write_bytes(run / NEW[layout.BEST], data)
+                predictions.write(run / NEW[layout.VAL_PREDICTIONS])
+            del data  # as large as the model
+        for name, data in _tables(state, settings).items():
+            if not _holds(run / name, data):
+                write_bytes(run / NEW[name], data)
         # memory for a copy of the state: torch's own writer reports a full disk as an unexpected position
         buffer = io.BytesIO()
         torch.save(state, buffer)
@@ -111,32 +125,6 @@ def commit(
     except UserError as error:
         raise UserError(f"{error}; the previous checkpoint is kept") from error
     settle(run, state, settings)
-
-
-def finish(run: Path, state: dict, settings: TrainSettings, ended: tuple[dict, dict, Predictions | None]) -> None:
-    """Write a run that is finished and was not trained here: as `commit`, without anything to continue from."""
-    _prepare(run, state, settings, ended)
-    settle(run, state, settings)
-
-
-def _prepare(
-    run: Path, state: dict, settings: TrainSettings, ended: tuple[dict, dict, Predictions | None] | None
-) -> None:
-    """All that a commit changes, complete under names with .new."""
-    if ended is not None:
-        weights, metadata, predictions = ended
-        data, checksum = sealed_weights(weights, metadata)
-        if settings.optimizer.keep_epochs:
-            kept_epochs.file_of(run, state["epoch"]).parent.mkdir(exist_ok=True)
-            write_bytes(kept_epochs.file_of(run, state["epoch"]), data)
-        if predictions is not None:
-            state["best_checksum"] = checksum
-            write_bytes(run / NEW[layout.BEST], data)
-            predictions.write(run / NEW[layout.VAL_PREDICTIONS])
-        del data  # as large as the model
-    for name, data in _tables(state, settings).items():
-        if not _holds(run / name, data):
-            write_bytes(run / NEW[name], data)
 
 
 def settle(run: Path, state: dict | None, settings: TrainSettings) -> None:

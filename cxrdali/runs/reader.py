@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from cxrdali.data.schedule import Segment, at
 from cxrdali.models import weights_file
 from cxrdali.runs import layout
 from cxrdali.runs.config_file import FORMAT, read_config
 from cxrdali.runs.names import flatten
 from cxrdali.runs.progress import RESTORE, Progress, how_to_mend, read_progress
+from cxrdali.runs.scores import best_place, reached, scored_again
 from cxrdali.runs.settings import TrainSettings
 from shards.errors import UserError
 from shards.storage.files import read_regular, sha256_bytes
@@ -243,13 +243,7 @@ class Run:
     @cached_property
     def reached(self) -> "pd.DataFrame":
         """metrics, in which each epoch has the scores of its better candidate: its weights, or their moving average."""
-        table = self.metrics.copy()
-        averages = [name for name in table if name.startswith(layout.EMA)]
-        better = [layout.candidate(row, self.chosen_by)[1] for row in table.to_dict("records")] if averages else []
-        for name in averages:
-            plain = name.removeprefix(layout.EMA)
-            table[plain] = table[plain].mask(better, table[name])
-        return table
+        return reached(self.metrics, self.chosen_by)
 
     @cached_property
     def finding_metrics(self) -> "pd.DataFrame":
@@ -258,23 +252,9 @@ class Run:
         return table.assign(AP=table["AP"].mask(table["negatives"] == 0))  # 1.0 there, by an older version
 
     @property
-    def segments(self) -> tuple[Segment, ...]:
-        """The sizes of a run over a schedule; one of any other."""
-        return self.settings.segments
-
-    @property
-    def sizes(self) -> Any:
-        """Side of its images in pixels; of a schedule a text with all of them."""
-        every = self.segments if self.setting("schedule") else ()
-        return ", ".join(str(each.size) for each in every) or self.setting("size")
-
-    @property
     def best_place(self) -> int:
-        """The best epoch's place in metrics, of a schedule among those of the size that it has reached; the last one if
-        its metric is undefined in all."""
-        values = self.reached[self.chosen_by]
-        values = values.mask(values.index < at(self.segments, len(values) - 1).start)
-        return len(values) - 1 if values.isna().all() else int(values.argmax())
+        """The best epoch's place in metrics."""
+        return best_place(self.reached[self.chosen_by], self.settings.segments)
 
     @property
     def best(self) -> "pd.Series":
@@ -284,27 +264,13 @@ class Run:
     @property
     def best_findings(self) -> "pd.DataFrame":
         """The best epoch's findings, indexed by name."""
-        table = self.finding_metrics
-        return table[table["epoch"] == self.best["epoch"]].set_index("finding")
+        return self.finding_metrics[self.finding_metrics["epoch"] == self.best["epoch"]].set_index("finding")
 
     @property
     def best_ap(self) -> dict[str, float | None]:
         """AP of every finding in the best epoch; NaN without a positive or a negative."""
-        table = self.finding_metrics
-        best = table[table["epoch"] == self.progress.best_epoch]
+        best = self.finding_metrics[self.finding_metrics["epoch"] == self.progress.best_epoch]
         return dict(zip(best["finding"], best["AP"].tolist(), strict=True))
-
-
-def scored_again(metrics: "pd.DataFrame", findings: "pd.DataFrame") -> "pd.DataFrame":
-    """metrics.csv of an older version, with mAP over the findings that have an AP today.
-
-    A finding without a negative had an AP of 1.0, in every epoch alike, so the best epoch stays the best.
-    """
-    known = findings["AP"].mask(findings["negatives"] == 0)
-    if known.equals(findings["AP"]):
-        return metrics
-    means = metrics["epoch"].map(known.groupby(findings["epoch"]).mean())
-    return metrics.assign(mAP=means.where(metrics["epoch"].isin(findings["epoch"]), metrics["mAP"]))
 
 
 def has_begun(path: Path) -> bool:

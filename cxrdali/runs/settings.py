@@ -21,7 +21,7 @@ from shards.errors import UserError
 
 # Yamagishi & Hanaoka 2023: stage -> side in pixels, global batch
 STAGES = {1: (224, 256), 2: (320, 128), 3: (512, 48)}
-GROWING = ("dropout", "drop_path")  # what `grow_from` makes grow from size to size
+GROWING = ("dropout", "drop_path", "mixup", "cutmix")  # what `grow_from` makes grow from size to size
 # Settings that change how fast a run goes and where, but neither its samples nor its recipe: a continued run may have
 # others.
 MAY_DIFFER = (
@@ -130,7 +130,7 @@ class TrainSettings:
                     f"micro-batch {micro_batch}: must divide the batch of {each} in the schedule; or give auto"
                 )
         if self.data.grow_from != 1 and not any(self.flat()[name] for name in GROWING):
-            what = " and ".join(map(spelled, GROWING))
+            what = f"{', '.join(map(spelled, GROWING[:-1]))} and {spelled(GROWING[-1])}"
             raise UserError(f"grow-from {self.data.grow_from:g}: {what} are 0, so nothing grows; give one of them")
 
     def loader_options(self, device: str) -> LoaderOptions:

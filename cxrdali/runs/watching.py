@@ -4,7 +4,7 @@ import fcntl
 from dataclasses import dataclass
 from pathlib import Path
 
-from cxrdali.data.schedule import at, epochs_left
+from cxrdali.data.schedule import Segment, at, epochs_left
 from cxrdali.runs.listing import is_run
 from cxrdali.runs.live import Live, read_live
 from cxrdali.runs.progress import Progress
@@ -18,7 +18,8 @@ FINISHED, KILLED, STOPPED, UNREADABLE = "finished", "killed", "stopped", "unread
 @dataclass(frozen=True)
 class Watched:
     """state: one of those above; progress: of its finished epochs; live: within the epoch, None if it is in none; last:
-    the last row of metrics.csv; seconds_left: of all epochs, None where no time is known; fault: why it is unreadable.
+    the last row of metrics.csv; seconds_left: of all epochs, None where no time is known; fault: why it is unreadable;
+    segments: of a schedule.
     """
 
     name: str
@@ -28,6 +29,13 @@ class Watched:
     last: dict[str, float] | None = None
     seconds_left: float | None = None
     fault: str = ""
+    segments: tuple[Segment, ...] = ()
+
+    @property
+    def size(self) -> int | None:
+        """Of a schedule, the side in pixels of the images of this epoch, else of the last one."""
+        epoch = self.live.epoch if self.live else self.progress.epoch if self.progress else 0
+        return at(self.segments, max(0, epoch - 1)).size if self.segments else None
 
     @property
     def rate(self) -> float | None:
@@ -54,17 +62,18 @@ def watched(path: Path) -> Watched:
         progress, metrics = run.progress, run.metrics
     except UserError as error:
         return Watched(path.name, UNREADABLE, fault=str(error))
+    sizes = run.settings.segments if run.setting("schedule") else ()
     last = None if metrics.empty else metrics.iloc[-1].to_dict()
     left_over, live = live, live if live and live.epoch > progress.epoch else None  # that of a saved epoch says nothing
     if progress.finished:
-        return Watched(path.name, FINISHED, progress, None, last, 0.0)
+        return Watched(path.name, FINISHED, progress, None, last, 0.0, segments=sizes)
     if not held:
-        return Watched(path.name, KILLED if left_over else STOPPED, progress, live, last)
+        return Watched(path.name, KILLED if left_over else STOPPED, progress, live, last, segments=sizes)
     state = BUSY if not left_over else VALIDATING if live and live.position >= live.of else TRAINING
-    now = at(run.segments, progress.epoch)
-    left = epochs_left(run.segments, progress.epoch, now)
+    now = at(run.settings.segments, progress.epoch)
+    left = epochs_left(run.settings.segments, progress.epoch, now)
     epochs = (metrics["train_seconds"] + metrics["val_seconds"]).iloc[now.start :].tolist()
-    return Watched(path.name, state, progress, live, last, _seconds_left(left, live, epochs))
+    return Watched(path.name, state, progress, live, last, _seconds_left(left, live, epochs), segments=sizes)
 
 
 def _seconds_left(left: float, live: Live | None, epochs: list[float]) -> float | None:

@@ -15,7 +15,7 @@ from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.device import Hardware
 from cxrdali.studies.ground import Plan
 from cxrdali.train import dry_run
-from cxrdali.train.build import is_cached
+from cxrdali.train.cached import is_cached
 from shards.dataset.dataset import Dataset
 from shards.errors import UserError
 

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from cxrdali.postprocess.forms import FORMS
-from cxrdali.postprocess.submission import match
 from cxrdali.runs.recipes import Recipe
 from cxrdali.runs.steps import Step, record_name
 from cxrdali.studies.comparing import Comparisons
 from cxrdali.studies.expand import expand, groups, members, repeat_of, roles, spelled_out
-from cxrdali.studies.ground import FIT, Base, Ground, Plan
+from cxrdali.studies.ground import FIT, Ground, Plan
+from cxrdali.studies.handed_in import submissions
 from cxrdali.studies.matrices import matrix_step, missing
 from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.results import Results
+from cxrdali.studies.rewritten import gated, study_means
 from cxrdali.studies.schema import WEIGHTS, Study
 from cxrdali.studies.source import Path_
 from cxrdali.studies.tables import Tables
@@ -89,7 +89,7 @@ class Planner:
             *self._scores(),
             *Comparisons(self).steps(),
         ]
-        steps += [*self._claims(), *self._matrix(), *self._submissions()]
+        steps += [*self._claims(), *self._matrix(), *submissions(self)]
         steps.append(self.results.report(self.title, self.study.page, steps))
         files = Counter(name for step in steps for name in (record_name(step.name), *step.outputs))
         if twice := next((each.name for each in steps if files[record_name(each.name)] > 1), None):
@@ -223,13 +223,13 @@ class Planner:
     def _study_means(self) -> Iterable[Step]:
         found, _ = self.tables(self.study.study_mean.of, ("study_mean", "of")) if self.study.study_mean else ([], [])
         for name in found:
-            yield from self.made.study_mean(name)
+            yield from study_means(self.made, name)
 
     def _gated(self) -> Iterable[Step]:
         wanted = self.study.gate
         for name in self.tables(wanted.of, ("gate", "of"))[0] if wanted else ():
             with self.study.source.at(("gate", "normal")):
-                steps = self.made.gated(name, wanted)
+                steps = gated(self.made, name, wanted)
             yield from steps
 
     def _calibrations(self) -> Iterable[Step]:
@@ -296,34 +296,3 @@ class Planner:
             with self.study.source.at(("matrix",)):
                 step = matrix_step(self.made, self.study.matrix, self.title)
             yield step
-
-    def _submissions(self) -> Iterable[Step]:
-        wanted = self.study.submission
-        if wanted is None:
-            return
-        found, _ = self.tables(wanted.of, ("submission", "of"))
-        final = (found or [table.name for table in self.made.tables[-1:]])[:1]
-        form = None if self.options.synthetic else wanted.form
-        if form != wanted.form:
-            self.notes.append(f"submissions are in the labels' own form: synthetic findings are not {wanted.form}'s")
-        for name in final:
-            self._check_submission(self.made.bases[name], form)
-            yield from (
-                self.results.submission(name, split, form)
-                for split in ("dev", "test")
-                if (name, split) in self.made.makers
-            )
-
-    def _check_submission(self, base: Base, form: str | None) -> None:
-        """Now, not after days of training: raises UserError if it is not in a challenge's form or a template's."""
-        known, asked = base.labels, FORMS[form] if form else None
-        if asked:
-            with self.study.source.at(("submission", "form")):
-                asked.check(known.findings, f"labels {known.name}")
-        for split, path in self.options.templates.items():
-            if split not in base.splits:
-                raise UserError(
-                    f"{path}: labels {known.name!r} have no {split} images here; leave out --template {split}="
-                )
-            images = base.dataset.catalog["image_id"].iloc[base.splits[split]]
-            match(path, Path(f"{split} split of {known.name}"), images, known.findings, asked)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cxrdali.evaluate.evaluate import PARTS, evaluate, write
 from cxrdali.evaluate.options import EvaluateOptions
-from cxrdali.postprocess import calibration, ensemble, gate, study_mean, thresholds, views
+from cxrdali.postprocess import calibration, ensemble, thresholds, views
 from cxrdali.postprocess.options import FitOptions
 from cxrdali.predict.options import PredictOptions
 from cxrdali.predict.predict import predict
@@ -24,11 +24,10 @@ from cxrdali.runs.steps import Step
 from cxrdali.studies.ground import FIT, Asked, Base, Ground
 from cxrdali.studies.kept import keep, number, read_weights
 from cxrdali.studies.options import StudyOptions
-from cxrdali.studies.schema import Ensemble, Gate, Predict, Views
+from cxrdali.studies.schema import Ensemble, Predict, Views
 from shards.errors import UserError
 from shards.storage.files import write_bytes
 from shards.storage.sealed import sealed_json
-from shards.words import choices
 
 log = logging.getLogger(__name__)
 
@@ -188,31 +187,6 @@ class Tables:
                 needs = ("views", self.makers[name, split])
                 steps.append(self.table(f"views {name} {split}", f"{name}-views", split, {}, needs, use))
         return steps
-
-    def study_mean(self, of: str) -> list[Step]:
-        name, base = f"{of}-study", self.bases[of]
-        self.begin(Table(name, "study-mean", of, ""), base)
-        return [
-            self.table(
-                f"study mean {of} {split}", name, split, {}, (self.makers[of, split],),
-                lambda out, split=split: study_mean.apply(self.file(of, split), base.dataset)[0].write(out),
-            )
-            for split in self.splits(of)
-        ]  # fmt: skip
-
-    def gated(self, of: str, wanted: Gate) -> list[Step]:
-        name, base, settings = f"{of}-gated", self.bases[of], {"normal": wanted.normal, "strength": wanted.strength}
-        if wanted.normal not in base.labels.findings:
-            known = choices(wanted.normal, base.labels.findings, "there are")
-            raise UserError(f"no finding {wanted.normal!r} among labels {base.labels.name!r}; {known}")
-        self.begin(Table(name, "gated", of, wanted.normal), base)
-        return [
-            self.table(
-                f"gate {of} {split}", name, split, settings, (self.makers[of, split],),
-                lambda out, split=split: gate.apply(self.file(of, split), **settings).write(out),
-            )
-            for split in self.splits(of)
-        ]  # fmt: skip
 
     # ------------------------------------------------------------ calibration, thresholds, scores
 

@@ -5,37 +5,39 @@ the run trains on them (Izmailov et al. 2018, SWA): the mean of statistics is no
 backbone, which all have, they stay.
 """
 
-import datetime
 import logging
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from cxrdali.data.loader import Loader
-from cxrdali.models import weights_file
+from cxrdali.data.schedule import at
 from cxrdali.models.checkpoint_file import read_weights
-from cxrdali.models.classifier import Classifier, create
-from cxrdali.models.inference import Inference, logits
-from cxrdali.runs import folder, kept_epochs
-from cxrdali.runs.layout import EXCLUDED, METRIC_COLUMNS, candidate
+from cxrdali.models.weights_file import identity as content
+from cxrdali.runs import kept_epochs
+from cxrdali.runs.layout import LAST, METRIC_COLUMNS, candidate
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import labels_of, run_rows
 from cxrdali.runs.seen import Seen, seen_by
 from cxrdali.runs.seen_together import together
 from cxrdali.runs.settings import TrainSettings
-from cxrdali.runs.words import command_line
-from cxrdali.runtime.device import Hardware, versions
+from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks
-from cxrdali.train.build import loaders
+from cxrdali.train import identity
+from cxrdali.train.build import Continued, Parts, build
+from cxrdali.train.retrain import PLAIN_STEPS
 from cxrdali.train.selection import TrainingData, select_data
-from cxrdali.train.state import finding_rows, predictions_of
-from cxrdali.train.validation import Validated, scored
+from cxrdali.train.state import Chosen, begin, save
+from cxrdali.train.study import by_study
+from cxrdali.train.validation import Validated, validate
 from shards.dataset.dataset import Dataset
 from shards.errors import UserError
 from shards.storage.files import sync_folder, sync_tree
@@ -43,7 +45,7 @@ from shards.words import counted
 
 log = logging.getLogger(__name__)
 
-AS_TRAINED = ("arch", "size", "norm", "mean", "std", "head", "logit_scale", "findings", "dataset", "labels")
+AS_TRAINED = ("arch", "size", "norm", "mean", "std", "head", "fusion", "logit_scale", "findings", "dataset", "labels")
 
 
 @dataclass(frozen=True)
@@ -92,29 +94,50 @@ def average(members: Sequence[Member], dataset: Dataset, out: Path, device: str 
     """
     if out.exists():
         raise UserError(f"{out}: exists; give --out another folder")
-    run = members[0].run
-    settings, labels = run.settings, labels_of(run, dataset)
+    run, (weights, about) = members[0].run, _mean(members)
+    labels = labels_of(run, dataset)
     run_rows(run, dataset, labels, "; give the dataset of the run with --data")
-    data = select_data(settings, dataset, labels, run.path)
-    seen, (weights, about) = _seen(members, dataset, data, settings), _mean(members)
+    asked = {"device": device, "precision": "auto", "compile": False, "cache_features": False, **PLAIN_STEPS}
+    settings = run.settings.changed(init=str(run.path), new_head=False, **asked)
+    data = select_data(run.settings, dataset, labels, run.path)
+    data = replace(data, seen=_seen(members, dataset, data, settings))
+    data = by_study(data) if settings.study else data
     hardware = Hardware.resolve(device, "auto")
     hardware.begin()
-    model = create(settings.model_options(), len(data.findings))
-    model.backbone.load_state_dict(weights)
-    model = model.to(hardware.device)
-    loader, val_loader = loaders(settings, data, Ranks(), Loader, settings.loader_options(hardware.device))
-    if any(isinstance(each, _BatchNorm) for each in model.modules()) and not settings.model.frozen:
+    own = settings.at(at(settings.segments, members[0].epoch - 1))  # in a run over several sizes, that of these weights
+    parts = build(own, data, hardware, Ranks(), Loader, Continued(weights, None, about))
+    if any(isinstance(each, _BatchNorm) for each in parts.model.modules()) and not settings.model.frozen:
         torch.manual_seed(settings.seed)
         with hardware.autocast():
-            update_bn(_batches(loader, hardware, settings), model)
+            update_bn(_batches(parts), parts.model)
         log.info("batch normalisation: statistics computed anew, on the training images of one epoch")
-    how = Inference(_at_a_time(settings), progress="validation", fix="average other weights")
-    values = logits(model, val_loader, len(data.findings), hardware, how)
-    assert values is not None  # of one process
-    made = _Mean(settings.changed(init=str(run.path), new_head=False, keep_epochs=0), data, model, about, members)
-    reached = made.write(out, Validated(values, *scored(data, val_loader, values)), seen, hardware)
+    (found,) = validate(parts, settings.optimizer.epochs - 1, out, lambda: None)
+    config = identity.describe(settings, data, hardware, Ranks(), None)
+    averaged = [{"run": each.run.name, "epoch": each.epoch, "weights": content(each.file)} for each in members]
+    reached = _write(out, parts, found, {**config, "averaged": averaged}, run.chosen_by)
     each = ", ".join(f"{member.run.name} epoch {member.epoch} {member.score:.4f}" for member in members)
     log.info(f"{out}: {run.chosen_by} {reached:.4f}, of the mean of {len(members)} weights ({each})")
+
+
+def _write(out: Path, parts: Parts, found: Validated, config: dict, column: str) -> float:
+    """A run of which one epoch is known, the last; in a folder aside, renamed when all is in it. Returns its score."""
+    there, state = out.absolute(), begin(parts)
+    untrained = dict.fromkeys(METRIC_COLUMNS, math.nan)
+    row = {**untrained, "reweighted": 0, "epoch": parts.settings.optimizer.epochs, **found.columns}
+    reached = row[column]
+    state.end_epoch(row, found.scores, reached, is_best=True)
+    there.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=there.parent) as aside:
+        made = Path(aside) / out.name
+        made.mkdir(0o700)
+        identity.record(made, config, None)
+        parts.data.write(made)
+        save(made, parts, state, Chosen(reached, False, found.logits))
+        (made / LAST).unlink()  # nothing continues it
+        sync_tree(made)
+        made.replace(there)
+        sync_folder(there.parent)
+    return reached
 
 
 def _seen(members: Sequence[Member], dataset: Dataset, data: TrainingData, settings: TrainSettings) -> Seen:
@@ -158,75 +181,8 @@ def _mean(members: Sequence[Member]) -> tuple[dict[str, torch.Tensor], dict[str,
     }, known
 
 
-def _at_a_time(settings: TrainSettings) -> int:
-    """Images; `auto` was resolved when the run began, or it is the batch."""
-    found = settings.runtime.micro_batch
-    return found if isinstance(found, int) else settings.optimizer.batch
-
-
-def _batches(loader: Loader, hardware: Hardware, settings: TrainSettings) -> Iterator[torch.Tensor]:
-    """The first epoch's images as training saw them, on the device."""
-    loader.set_epoch(0)
-    for number, (images, _) in enumerate(loader, 1):
-        yield from images.to(hardware.device).split(_at_a_time(settings))
-        if number == settings.runtime.limit_batches:
-            return
-
-
-@dataclass(frozen=True)
-class _Mean:
-    """What is written of a mean of weights. about: their metadata."""
-
-    settings: TrainSettings
-    data: TrainingData
-    model: Classifier
-    about: dict[str, str]
-    members: Sequence[Member]
-
-    def write(self, out: Path, found: Validated, seen: Seen, hardware: Hardware) -> float:
-        """Into a folder aside, renamed when all is in it. Returns the score that it reached."""
-        run, there, epoch = self.members[0].run, out.absolute(), self.settings.optimizer.epochs
-        unknown = dict.fromkeys(METRIC_COLUMNS, math.nan)  # nothing was trained
-        row = {**unknown, "reweighted": 0, "epoch": epoch, **found.columns}
-        reached = row[run.chosen_by]
-        state = {
-            "epoch": epoch, "best_epoch": epoch, "best_score": reached, "metrics": [row],
-            "findings": finding_rows(epoch, found.scores),
-        }  # fmt: skip
-        about = {name: value for name, value in self.about.items() if name not in ("map", "lrap", "weights")}
-        about |= {"epoch": str(epoch), self.settings.optimizer.select_by: repr(reached)}
-        assert found.logits is not None
-        table = predictions_of(out.name, self.data, found.logits)
-        there.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".part", dir=there.parent) as aside:
-            made = Path(aside) / out.name
-            made.mkdir(0o700)
-            folder.write_config(made, self._config(hardware))
-            seen.write(made)
-            if (run.path / EXCLUDED).exists():
-                (made / EXCLUDED).write_bytes((run.path / EXCLUDED).read_bytes())
-            folder.finish(made, state, self.settings, (self.model.backbone.state_dict(), about, table))
-            sync_tree(made)
-            made.replace(there)
-            sync_folder(there.parent)
-        return reached
-
-    def _config(self, hardware: Hardware) -> dict:
-        run = self.members[0].run
-        kept = {name: value for name, value in run.config.items() if name not in ("continued", "recipe")}
-        averaged = [
-            {"run": each.run.name, "epoch": each.epoch, "sha256": weights_file.identity(each.file)}
-            for each in self.members
-        ]
-        return {
-            **kept,
-            "settings": self.settings.as_json(),
-            "averaged": averaged,
-            "init_sha256": weights_file.identity(run.best_weights()),
-            "device": hardware.name,
-            "precision": hardware.precision,
-            "processes": 1,
-            "versions": versions(),
-            "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": command_line(),
-        }
+def _batches(parts: Parts) -> Iterator[Any]:
+    """The first epoch's images as training saw them, on the device, a micro-batch at a time."""
+    parts.loader.set_epoch(0)
+    for images, _ in islice(parts.loader, parts.steps_per_epoch):
+        yield from images.to(parts.hardware.device).split(parts.settings.runtime.micro_batch or len(images))

@@ -33,16 +33,15 @@ from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks, mean_in_order
 from cxrdali.runtime.full import told_if_full
 from cxrdali.runtime.options import AUTO
-from cxrdali.train import compiling, microbatch
+from cxrdali.train import checks, compiling, microbatch
+from cxrdali.train.cached import is_cached, with_features
 from cxrdali.train.ema import Ema
-from cxrdali.train.features import CachedLoader, Head, features_of
+from cxrdali.train.features import CachedLoader, Head
 from cxrdali.train.groups import parameter_groups
 from cxrdali.train.rates import Rates
 from cxrdali.train.selection import TrainingData
 from cxrdali.train.step import Step, adamw, grad_scaler
-from cxrdali.train.study_features import Backbone, FeatureLoader, kept
 from shards.errors import UserError
-from shards.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -154,37 +153,29 @@ def build(
     if options.threads is None:
         options = replace(options, threads=ranks.threads())
     make = make_loader if settings.study is None else partial(StudyLoader, most=settings.study.study_images)
-    loader, val_loader = loaders(settings, data, ranks, make, options)
+    loader, val_loader = _loaders(settings, data, ranks, make, options)
     shape = microbatch.BatchShape(ranks.share(settings.optimizer.batch), settings.data.size, len(data.findings))
     trial = microbatch.Trial(settings, hardware, ranks, model, loss, (loader, val_loader), shape)
     micro_batch, searched = microbatch.resolve(trial, before and before.micro_batch)
     settings = settings.changed(micro_batch=micro_batch)
-    _check_norms(model, settings, micro_batch or shape.images)
-    _check_pairs(settings, shape.images, ranks.world)
-    cached = is_cached(settings, ranks.world)
-    if settings.study and not cached:
+    checks.check_norms(model, settings, micro_batch or shape.images)
+    checks.check_pairs(settings, shape.images, ranks.world)
+    if settings.study and not is_cached(settings, ranks.world):
         settings.study.check_fits(micro_batch)
     # not before the search: each rank tries sizes of its own, and fails at its own; one process has all images
     if settings.runtime.sync_bn and ranks.world > 1:
         _synchronise(model, hardware)
     epoch = int(before.about.get("epoch", 0)) if before else 0
     segment = next(each for each in settings.segments if each.size == settings.data.size)
-    steps = settings.steps(len(loader.rows))
+    steps = settings.steps(loader.samples)
     arranged = compiling.Arranged(_shared(model, hardware, ranks))
-    if cached and settings.study:
-        plain = partial(Loader, data.dataset, options=options, rank=ranks.rank, world=ranks.world)
-        features = kept(Backbone(model, plain, hardware, ranks), data.rows, settings.study.folder)
-        loader, val_loader = (FeatureLoader(each, features, hardware) for each in (loader, val_loader))
-    elif cached and model.seen.why:
-        log.info(f"features are computed anew in every epoch: {model.seen.why}")
-    elif cached:
-        plain = make_loader(data.dataset, data.train_rows, options)
-        loader = _cached(loader, plain, model, hardware, micro_batch)
-        val_loader = _cached(val_loader, val_loader, model, hardware, micro_batch)
-        arranged = compiling.Arranged(Head(model))
+    trial = replace(trial, settings=settings)
+    if cached := with_features(settings, data, model, hardware, ranks, (loader, val_loader)):
+        loader, val_loader = cached
+        arranged = arranged if settings.study else compiling.Arranged(Head(model))
     if settings.runtime.compile and not isinstance(arranged.forward, Head):
         left = (segment.end - max(segment.start, epoch)) * steps[segment.start]
-        stored, trial = before and before.compiled, replace(trial, settings=settings)
+        stored = before and before.compiled
         with told_if_full(microbatch.full_words(settings, shape.images)):
             arranged = compiling.arrange(trial, arranged.forward, left, stored)
     settings, forward = settings.changed(compile=arranged.on), arranged.forward
@@ -194,18 +185,6 @@ def build(
         settings, searched, arranged, data, hardware, ranks, model, forward, loader, val_loader, step, steps, segment,
         Rates(optimizer, how, steps),
     )  # fmt: skip
-
-
-def is_cached(settings: TrainSettings, world: int = 1) -> bool:
-    """Whether a frozen backbone's features are computed once: nothing changes an image between epochs.
-
-    A trial of a few batches would wait for the features of all images, and every rank would compute them all, unless
-    they are kept on disk for study-level runs.
-    """
-    runtime, data = settings.runtime, settings.data
-    changes = data.mixup or data.cutmix or options_of(data.flips, data.cutout, data.augment) is not None
-    whole = runtime.cache_features and not runtime.limit_batches and (world == 1 or settings.study is not None)
-    return settings.model.frozen and whole and not changes
 
 
 def initial_weights(init: str | None) -> Path | None:
@@ -275,29 +254,6 @@ def _freeze(model: Classifier, arch: str) -> None:
         each.requires_grad_(False)
 
 
-def _check_norms(model: Classifier, settings: TrainSettings, at_a_time: int) -> None:
-    """Raises UserError if batch normalisation would see a single value of a channel, which has no variance."""
-    layer, runtime = model.seen.single, settings.runtime
-    if layer and at_a_time == 1 and not settings.model.frozen and not runtime.sync_bn:
-        raise UserError(
-            f"{settings.model.arch!r} cannot train on 1 image of {settings.data.size} px at a time: its batch "
-            f"normalisation {layer!r} would see 1 value of each channel; use a larger "
-            + ("--micro-batch" if runtime.micro_batch else "--batch")
-        )
-
-
-def _check_pairs(settings: TrainSettings, share: int, world: int) -> None:
-    """Raises UserError if a process's share of a batch is not made of whole pairs."""
-    for name in ("mixup", "cutmix"):
-        if getattr(settings.data, name) and share % 2:
-            each = f", {share} for each of {world} processes" if world > 1 else ""
-            batch = settings.optimizer.batch
-            raise UserError(
-                f"{name}: mixes pairs of neighbours, and a batch of {batch}{each} is not made of pairs; give a --batch "
-                f"that {2 * world} divides"
-            )
-
-
 def _synchronise(model: Classifier, hardware: Hardware) -> None:
     """Let batch normalisation see the images of all ranks. Raises UserError on the CPU: torch has no such layer."""
     if hardware.device == "cpu":
@@ -325,7 +281,7 @@ def _shared(model: Classifier, hardware: Hardware, ranks: Ranks) -> torch.nn.Mod
 # ---------------------------------------------------------------- the loaders
 
 
-def loaders(
+def _loaders(
     settings: TrainSettings, data: TrainingData, ranks: Ranks, make_loader: type[Loader], options: LoaderOptions
 ) -> tuple[Loader, Loader]:
     """Of training: shuffled, augmented, whole batches; of validation: as the images are."""
@@ -338,14 +294,3 @@ def loaders(
         **sampled, **part,
     )  # fmt: skip
     return loader, make_loader(data.dataset, data.val_rows, options, **part)
-
-
-def _cached(
-    loader: Loader, plain: Loader, model: Classifier, hardware: Hardware, micro_batch: int | None
-) -> CachedLoader:
-    """`loader` with the backbone's features for images; `plain` has its rows once and in order."""
-    what = "validation" if plain is loader else "training"
-    features = features_of(model, plain, hardware, micro_batch, f"features of {what} images")
-    rows = counted(len(plain.rows), f"{what} image")
-    log.info(f"features of {rows}: {features.shape[1]:,} numbers each, computed once")
-    return CachedLoader(loader, plain.rows, features)

@@ -16,7 +16,8 @@ from cxrdali.predictions import ID_COLUMNS
 from cxrdali.runs.settings import TrainSettings
 from cxrdali.runtime.distributed import StoppedTogether
 from cxrdali.runtime.full import told_if_full
-from cxrdali.train.build import Parts, build, is_cached
+from cxrdali.train.build import Parts, build
+from cxrdali.train.cached import is_cached
 from cxrdali.train.console import describe
 from cxrdali.train.hooks import Hooks
 from cxrdali.train.microbatch import full_words

@@ -11,6 +11,16 @@ from cxrdali.runs.settings import TrainSettings
 from shards.dataset.dataset import Dataset
 
 EPOCHS, LR = 10, 1e-3
+# of the training of a whole network, which that of its classifier does not take over
+PLAIN_STEPS: dict[str, object] = {
+    "head_lr": None, "layer_decay": None, "head_epochs": 0, "head_epochs_lr": None, "keep_epochs": 0, "drop_path": 0.0,
+    "ema": None, "ema_half_life": None, "ema_warmup": False, "lr_schedule": "step",
+}  # fmt: skip
+SHORT = {  # of a short run that goes on from a finished one, at its last size
+    "schedule": None, "grow_from": 1.0, "warmup_epochs": 1, "min_lr": 0.0, "patience": None,
+    "micro_batch": None, "oversample": (), "oversample_below": None, "oversample_from": None, "allow_leak": False,
+    **PLAIN_STEPS,
+}  # fmt: skip
 
 
 def retrain_settings(
@@ -32,11 +42,7 @@ def retrain_settings(
     kept = {} if changes.get("new_head", True) else {"head": head}
     own = {
         "init": str(run), "frozen": True, "new_head": True, "head": plain, "sampler": "class-balanced",
-        "loss": LOSSES["bce"](), "schedule": None, "grow_from": 1.0,  # at the last size
-        "epochs": EPOCHS, "warmup_epochs": 1, "lr": LR, "min_lr": 0.0, "patience": None, "checkpointing": False,
-        "head_lr": None, "layer_decay": None, "head_epochs": 0, "head_epochs_lr": None, "keep_epochs": 0,
-        "drop_path": 0.0, "ema": None, "ema_half_life": None, "ema_warmup": False, "lr_schedule": "step",
-        "micro_batch": None, "oversample": (), "oversample_below": None, "oversample_from": None, "allow_leak": False,
+        "loss": LOSSES["bce"](), "epochs": EPOCHS, "lr": LR, "checkpointing": False, **SHORT,
         **({} if augment else {"augment_preset": "none"}),
     }  # fmt: skip
     return trained.settings.changed(**own).changed(**{**kept, **changes})

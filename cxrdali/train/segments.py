@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from cxrdali.data.loader import Loader, nearest_stored
+from cxrdali.data.sampler import epoch_samples
 from cxrdali.data.schedule import Segment
 from cxrdali.models.classifier import create
 from cxrdali.models.weights import resampled
@@ -92,7 +93,7 @@ def check(settings: TrainSettings, data: TrainingData, ranks: Ranks) -> None:
     settings.check_schedule()
     if settings.data.schedule is None:
         return
-    samples = len(data.epoch_rows)
+    samples = epoch_samples(data.sampler, data.epoch_rows)
     for each in settings.segments:
         try:
             ranks.share(each.batch or samples, settings.runtime.micro_batch)

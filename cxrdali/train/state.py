@@ -101,7 +101,7 @@ def save(out: Path, parts: Parts, state: State, chosen: Chosen | None = None) ->
         if chosen.averaged:
             score["weights"] = AVERAGED
         weights = ema.weights() if chosen.averaged else parts.model.backbone.state_dict()
-        table = None if chosen.logits is None else predictions_of(out.name, parts.data, chosen.logits)
+        table = None if chosen.logits is None else _predictions(out.name, parts.data, chosen.logits)
         kept = (weights, about | score, table)
     ranks, device = parts.ranks, parts.hardware.device
     cuda = None if device == "cpu" else torch.cuda.get_rng_state(device)
@@ -134,7 +134,7 @@ def _about(parts: Parts, epoch: int) -> dict[str, str]:
     return {**parts.model.identity, **trained, "epoch": str(epoch)}
 
 
-def predictions_of(run: str, data: TrainingData, values: np.ndarray) -> Predictions:
+def _predictions(run: str, data: TrainingData, values: np.ndarray) -> Predictions:
     """The table of the validation images' logits."""
     ids = data.dataset.of_rows(data.val_rows, "image_id", "study_id", "view")
     fitted = joined([Fitted((BEST_EPOCH,), sketch(ids), "val"), *data.chosen])

@@ -12,10 +12,10 @@ from cxrdali.models.fusion_options import StudyOptions
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import labels_of, run_rows
 from cxrdali.runs.settings import StudySettings
+from cxrdali.train.retrain import EPOCHS, SHORT
 from cxrdali.train.selection import TrainingData
 from shards.dataset.dataset import Dataset
 
-EPOCHS = 10
 LR, LR_OF_ALL = 1e-3, 1e-4  # of a frozen backbone, and of one that is trained too
 
 
@@ -36,10 +36,10 @@ def study_settings(
     frozen = bool(changes.get("frozen", True))
     own = {
         "init": str(run), "frozen": frozen, "new_head": False, "sampler": "natural", "mix": "size", "compile": False,
-        "epochs": EPOCHS, "warmup_epochs": 1, "lr": LR if frozen else LR_OF_ALL, "min_lr": 0.0, "patience": None,
-        "micro_batch": None, "oversample": (), "oversample_below": None, "oversample_from": None, "allow_leak": False,
-        "cache_features": True, **({"checkpointing": False} if frozen else {}),
-        **({"flips": "none", "cutout": "off", "augment": ()} if frozen and not augment else {}),
+        "epochs": EPOCHS, "lr": LR if frozen else LR_OF_ALL, "cache_features": True, **SHORT,
+        "mixup": 0.0, "cutmix": 0.0,  # of neighbours, which have other numbers of images
+        **({"checkpointing": False} if frozen else {}),
+        **({"augment_preset": "none"} if frozen and not augment else {}),
     }  # fmt: skip
     asked = asked if asked.features else replace(asked, features=str(run / "features"))
     return trained.settings.changed(**own).changed(**changes).of_studies(asked)

@@ -1,5 +1,6 @@
 """Class-specific residual attention (Zhu & Wu, ICCV 2021): the mean of an image's places, and where its finding is."""
 
+import contextlib
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,32 +11,24 @@ from shards.errors import UserError
 ATTENTIONS = ("classifier", "own")
 
 
-def temperatures_of(given: str) -> tuple[float, ...]:
-    """Numbers above 0 in a text, with commas between them. Raises UserError for anything else."""
-    try:
-        found = tuple(float(each) for each in given.split(","))
-    except ValueError:
-        found = ()
-    if not found or not all(each > 0 for each in found):
-        raise UserError(f"csra-temperatures {given!r}: numbers above 0 with commas between them, as 1,2,4,99,inf")
-    return found
-
-
-def _text(temperatures: tuple[float, ...]) -> str:
-    return ",".join(str(each).removesuffix(".0") for each in temperatures)
+def _temperatures(given: str) -> str:
+    with contextlib.suppress(ValueError):
+        found = [float(each) for each in given.split(",")]
+        if all(each > 0 for each in found):
+            return ",".join(str(each).removesuffix(".0") for each in found)
+    raise UserError(f"csra-temperatures {given!r}: numbers above 0 with commas between them, as 1,2,4,99,inf")
 
 
 @dataclass(frozen=True)
 class Csra(Head):
     name: ClassVar[str] = "csra"
-    pools: ClassVar[bool] = True
     scales: ClassVar[bool] = False
 
     csra_lambda: float = setting(0.1, "share of the attention's logits, beside the mean's.", from_zero_below(100))
     csra_temperatures: str = setting(
         "1",
         "a classifier for each, whose logits are summed; high looks at fewer places, inf at one.",
-        Legal(lambda value: True, "temperatures", read=lambda given: _text(temperatures_of(given))),
+        Legal(lambda value: True, "temperatures", read=_temperatures),
         metavar="T,T",
     )
     csra_attention: str = setting(
@@ -56,7 +49,7 @@ class Csra(Head):
         from cxrdali.models.csra import CsraHead
         from cxrdali.models.map_head import attach_map_head
 
-        own, temperatures = self.csra_attention == "own", temperatures_of(self.csra_temperatures)
+        own, temperatures = self.csra_attention == "own", [float(each) for each in self.csra_temperatures.split(",")]
         attach_map_head(
             backbone,
             lambda width: CsraHead(width, num_findings, self.csra_lambda, temperatures, own, self.csra_norm),

@@ -11,7 +11,6 @@ from shards.errors import UserError
 @dataclass(frozen=True)
 class MlDecoder(Head):
     name: ClassVar[str] = "ml-decoder"
-    pools: ClassVar[bool] = True
 
     ml_decoder_width: int = setting(
         768, "numbers of a query.", Legal(lambda value: value > 0 and value % 8 == 0, "a multiple of 8")

@@ -18,7 +18,7 @@ from cxrdali.report.kit.tables import Table
 from cxrdali.report.study.folder import Study, final
 from cxrdali.report.study.scores import HALF, group_sizes, images_of, score_tables, scores_of
 from cxrdali.report.training import plots as run_plots
-from cxrdali.report.training.models import epochs
+from cxrdali.report.training.models import epochs, sizes
 from cxrdali.report.training.sources import Sources
 from cxrdali.report.training.steps import SPLIT_NAMES
 from cxrdali.runs.reader import Run
@@ -50,7 +50,7 @@ def models(sources: Sources) -> dict:
 
 
 def _model_row(run: Run) -> tuple:
-    about = (run.setting("arch"), run.setting("loss", "bce"), run.origin, run.sizes, epochs(run))
+    about = (run.setting("arch"), run.setting("loss", "bce"), run.origin, sizes(run), epochs(run))
     if not len(run.metrics):
         return (*about, None, None, None)
     spent = run.metrics[["train_seconds", "val_seconds"]].to_numpy().sum()

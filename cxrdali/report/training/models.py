@@ -24,7 +24,7 @@ def models(sources: Sources) -> dict | None:
     ]  # fmt: skip
     systems = [
         (
-            run.name, run.setting("stage"), run.origin, run.sizes, run.setting("batch"), run.setting("lr"),
+            run.name, run.setting("stage"), run.origin, sizes(run), run.setting("batch"), run.setting("lr"),
             below(run), epochs(run),
         )
         for run in runs
@@ -64,6 +64,12 @@ def epochs(run: Run) -> str:
     if done != planned and run.progress.finished:
         return f"{count(done)}, ended early"
     return count(done) if planned in (None, done) else f"{count(done)} of {count(planned)}"
+
+
+def sizes(run: Run) -> str | int | None:
+    """Side of its images in pixels; of a schedule a text with all of them."""
+    every = run.settings.segments if run.setting("schedule") else ()
+    return ", ".join(str(each.size) for each in every) or run.setting("size")
 
 
 def below(run: Run) -> str:

@@ -14,7 +14,7 @@ from cxrdali.report.training import plots as run_plots
 from cxrdali.report.training import roc
 from cxrdali.report.training.folder import SPLITS
 from cxrdali.report.training.lineage import Placed, is_line, lineage
-from cxrdali.report.training.models import epochs
+from cxrdali.report.training.models import epochs, sizes
 from cxrdali.report.training.sources import Sources
 from cxrdali.report.training.steps import SPLIT_NAMES, ap_table, last_step, without_ap
 from cxrdali.runs.layout import MODELS
@@ -116,7 +116,7 @@ def _summary_table(trained: list[Run]) -> Table:
     for run in trained:
         spent = run.metrics[["train_seconds", "wait_seconds", "val_seconds"]].sum()
         best_epoch = None if np.isnan(run.best["mAP"]) else run.best["epoch"]
-        setup = (epochs(run), run.sizes, run.setting("batch"))
+        setup = (epochs(run), sizes(run), run.setting("batch"))
         rows.append((run.name, run.best["mAP"], best_epoch, *setup, _rate(run), *spent))
     caption = "One row per run. mAP is on the validation images at the best epoch, chosen on them by the highest"
     return Table(f"{caption} {by}", columns, rows)
@@ -177,7 +177,7 @@ def line_of(placed: Placed) -> run_plots.Line:
 def lines_of(placed: Placed) -> list[run_plots.Line]:
     """One for each size that a run has reached: mAP of two sizes is not compared."""
     line, found = line_of(placed), []
-    for each in placed.run.segments:
+    for each in placed.run.settings.segments:
         rows = line.metrics.iloc[each.start : each.end]
         if len(rows):
             values = rows[placed.run.chosen_by]

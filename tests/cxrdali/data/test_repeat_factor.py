@@ -11,6 +11,7 @@ from cxrdali.data.loader import Loader
 from cxrdali.data.mix import visits
 from cxrdali.data.options import DataSettings, LoaderOptions
 from cxrdali.data.sampler import SAMPLERS, epoch_samples
+from cxrdali.data.samplers.repeat_factor import RepeatedRows
 from shards.errors import UserError
 
 NAN = np.nan
@@ -68,6 +69,14 @@ def test_stochastic_rounding_gives_each_image_its_factor_in_the_mean_and_every_e
     # which ones come again changes freely from epoch to epoch: no pattern of neighbours
     more = np.array([times - np.floor(factors) for times in epochs])[:, np.flatnonzero(broken)[:2]]
     assert abs(np.corrcoef(more.T)[0, 1]) < 0.25
+
+
+def test_of_few_images_each_has_its_own_chance_too():
+    """One more sample for rests of 0.9 and 0.2. In this order a point in 0 to 1 hits the first one below 0.9; in the
+    other, the second one below 0.2: chances of 0.85 and 0.15."""
+    two = RepeatedRows(SAMPLERS["repeat-factor"](), np.array([4, 7]), np.ones(2, np.int64), np.array([0.9, 0.2]), 3, 1)
+    times = np.mean([[np.count_nonzero(two(epoch) == row) for row in (4, 7)] for epoch in range(2_000)], axis=0)
+    assert len(two) == 3 and times == pytest.approx([1.85, 1.15], abs=0.03)
 
 
 def test_an_epoch_is_a_function_of_seed_and_epoch():

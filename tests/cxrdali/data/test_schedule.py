@@ -67,7 +67,10 @@ def test_a_plain_run_is_one_segment():
         ({"size": 224}, "size 224: the schedule ends with 512x5@48; leave size out, or give --size 512"),
         ({"batch": 256}, "batch 256: the schedule ends with 512x5@48; leave batch out, or give --batch 48"),
         ({"micro_batch": 24}, "micro-batch 24: must divide the batch of 224x10@256 in the schedule; or give auto"),
-        ({"grow_from": 0.5}, "grow-from 0.5: dropout( and drop-path)? (is|are) 0, so nothing grows"),
+        (
+            {"grow_from": 0.5},
+            "grow-from 0.5: dropout, drop-path, mixup and cutmix are 0, so nothing grows",
+        ),
         ({"schedule": "48x1,64x1@8"}, "48 px has no usual batch; give its own, as 48x1@64, or --batch for all"),
         ({"schedule": None, "grow_from": 0.5}, "grow-from 0.5: one size has nothing to grow with; give --schedule too"),
         ({"grow_from": 1.5}, "grow-from 1.5: 0 to 1"),
@@ -83,6 +86,9 @@ def test_regularisation_grows_by_equal_steps():
     made = settings_of(stage=1, schedule=TEXT, dropout=0.4, grow_from=0.25)
     assert [made.at(each).model.dropout for each in made.segments] == pytest.approx([0.1, 0.25, 0.4])
     assert [made.at(each).model.dropout for each in made.changed(grow_from=1.0).segments[:1]] == pytest.approx([0.1])
+    mixed = settings_of(stage=1, schedule=TEXT, drop_path=0.2, mixup=0.2, grow_from=0.0)
+    found = [(made.model.drop_path, made.data.mixup) for made in map(mixed.at, mixed.segments)]
+    assert found == [pytest.approx(each) for each in ((0.0, 0.0), (0.1, 0.1), (0.2, 0.2))]
     one = settings_of(stage=1, schedule="64x3@8", dropout=0.4, grow_from=0.25)
     assert one.at(one.segments[0]).model.dropout == 0.4
 

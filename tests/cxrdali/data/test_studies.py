@@ -196,5 +196,5 @@ def test_batches_of_any_length_share_their_memory(dataset):
 
 
 def test_a_rejected_image_or_too_few_studies_are_refused(dataset):
-    with pytest.raises(UserError, match="make no batch of 500"):
+    with pytest.raises(UserError, match="training studies make no batch of 500"):
         StudyLoader(dataset, rows_of(dataset), options(batch=500), most=8, drop_last=True)

@@ -409,5 +409,5 @@ def test_parameters_that_ml_decoder_cannot_have_are_refused():
 
 @pytest.mark.parametrize("name", ["csra", "ml-decoder"])
 def test_nothing_pools_for_a_head_that_sees_the_map(name):
-    with pytest.raises(UserError, match=f"pool gem: the head {name} sees the map itself; use --pool own"):
+    with pytest.raises(UserError, match=f"pool gem: only linear and cosine heads, not {name}; use --pool own"):
         ModelSettings(head=HEADS[name](), pool="gem")

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from cxrdali.runs import layout
 from cxrdali.runs.settings import settings_of
@@ -125,3 +126,28 @@ def test_the_command_says_it_in_words(pack_folder, tmp_path):
     assert said.endswith("nothing was written\n") and not list(tmp_path.iterdir()) and "next:" not in said
     wrong = ("train", "--stage", 2, *OPTIONS, "--data", pack_folder, "--dry-run")
     refused(*wrong, cwd=tmp_path, code=1, said="stage 2 starts from runs/stage1, which does not exist")
+
+
+def test_an_average_and_kept_epochs_are_counted_in_disk_and_validation(dataset, tmp_path, monkeypatch, finished):
+    monkeypatch.setattr(dry, "_validate", lambda parts: 0.5)
+    found = [
+        dry_run(settings(init=str(finished), epochs=3, **changes), dataset, tmp_path / "run")
+        for changes in ({}, {"ema": 0.9, "keep_epochs": 2})
+    ]
+    assert found[1].validation_seconds == 2 * found[0].validation_seconds
+    weights = sum(value.numel() * value.element_size() for value in load_file(finished / layout.BEST).values())
+    assert found[1].disk_bytes - found[0].disk_bytes == 5 * weights  # last.pt's average, twice two epochs
+
+
+def test_epochs_of_the_classifier_alone_cost_what_they_cost(dataset, tmp_path, monkeypatch, finished):
+    """By this clock, a step of the classifier takes a second and one of all takes ten."""
+    clock = [0.0]
+
+    def step(self, *given):
+        clock[0] += 1.0 if self.by_hand else 10.0
+        return torch.zeros(())
+
+    monkeypatch.setattr("cxrdali.train.step.Step.__call__", step)
+    monkeypatch.setattr(dry.time, "perf_counter", lambda: clock[0])
+    found = dry_run(settings(init=str(finished), epochs=3, head_epochs=1), dataset, tmp_path / "run")
+    assert found.training_seconds == found.steps_per_epoch * (1 + 2 * 10)

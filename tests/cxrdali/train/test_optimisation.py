@@ -129,17 +129,26 @@ def test_the_better_candidate(row, expected):
 
 
 def test_an_average_that_is_better_is_what_the_run_is(dataset, tmp_path):
-    """At a rate that throws the weights about, their average is better than they are."""
-    out = tmp_path / "run"
-    train(settings(ema=0.8, lr=0.01, seed=3, warmup_epochs=0, lr_schedule="constant", cutout="off"), dataset, out)
-    rows = rows_of(out)
-    assert max(float(row["ema_mAP"]) for row in rows) > max(float(row["mAP"]) for row in rows), rows
-    assert Run.open(out).progress.weights == "ema"
-    state = load_last(out)
-    best, kept = load_file(out / layout.BEST), state["averaged"]["average"]
-    if state["best_epoch"] == 2:
-        assert all(torch.equal(value, kept[name.replace(".", "/")]) for name, value in best.items())
-    assert not all(torch.equal(value, state["model"][name]) for name, value in best.items())
+    """After each epoch's last step the classifier is 0, so that it cannot rank; the average is not."""
+    out, seen = tmp_path / "run", []
+
+    def spoil(step):
+        if step.position == 16 * (seen[0].steps_per_epoch - 1):
+            with torch.no_grad():
+                seen[0].model.backbone.classifier.weight.zero_()
+
+    train(settings(ema=0.5), dataset, out, hooks=Hooks(on_parts=lambda parts, _: seen.append(parts), on_step=spoil))
+    run, state = Run.open(out), load_last(out)
+    best = run.progress.best_epoch
+    assert run.progress.weights == "ema" and run.best["mAP"] == run.metrics["ema_mAP"][best - 1] == state["best_score"]
+    assert (
+        run.best["mAP"] > run.metrics["mAP"][best - 1] and run.best["val_loss"] == run.metrics["ema_val_loss"][best - 1]
+    )
+    weights = load_file(out / layout.BEST)
+    assert weights["classifier.weight"].any() and not state["model"]["classifier.weight"].any()
+    if best == 2:
+        kept = state["averaged"]["average"]
+        assert all(torch.equal(value, kept[name.replace(".", "/")]) for name, value in weights.items())
 
 
 def test_a_half_life_is_a_decay():

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from cxrdali.data.pairs import Pairs
 from cxrdali.runs.layout import BEST
 from cxrdali.runs.settings import sampling_seed, settings_of
-from cxrdali.train.build import is_cached
+from cxrdali.train.cached import is_cached
 from cxrdali.train.hooks import Hooks
 from cxrdali.train.stopping import Stopped
 from cxrdali.train.trainer import train

@@ -17,10 +17,12 @@ from cxrdali import predictions
 from cxrdali.data.order import global_order
 from cxrdali.predict.predict import PredictOptions, predict
 from cxrdali.report.training.lineage import Placed
+from cxrdali.report.training.models import sizes
 from cxrdali.report.training.runs import lines_of
 from cxrdali.runs import folder, layout
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import sampling_seed, settings_of
+from cxrdali.runs.watching import watched
 from cxrdali.train.dry_run import dry_run
 from cxrdali.train.hooks import Hooks
 from cxrdali.train.retrain import retrain_settings
@@ -122,7 +124,7 @@ def test_an_epoch_of_a_smaller_size_is_never_the_best(whole, dataset, tmp_path):
     """Its score is said to be unbeatable, in the state of the moment between the sizes."""
     out = tmp_path / "run"
     with pytest.raises(Stopped):
-        train(settings(), dataset, out, hooks=stopped_at(19))  # 2 x (7 steps + 2 validation batches), and a step
+        train(settings(), dataset, out, hooks=stopped_at(23))  # 2 x (7 steps + 2 x 2 validation batches), and a step
     state = torch.load(out / layout.LAST, weights_only=True)
     assert (state["epoch"], state["position"]) == (2, 12)
     state["best_score"] = 2.0
@@ -133,8 +135,8 @@ def test_an_epoch_of_a_smaller_size_is_never_the_best(whole, dataset, tmp_path):
     assert Run.open(out).best_place >= 2
 
 
-# 7 steps and 2 validation batches an epoch of 48 px, 4 and 1 of 64 px
-@pytest.mark.parametrize("at", [16, 18, 19, 26])
+# 7 steps an epoch of 48 px, 4 of 64 px; 2 validation batches, for the weights and for their average
+@pytest.mark.parametrize("at", [18, 22, 23, 33])
 def test_stopped_anywhere_it_continues_to_the_same_run(whole, dataset, tmp_path, at):
     """At the last step of the first size; in its last validation; after one step of the next; later."""
     out = tmp_path / "stage1"
@@ -213,7 +215,7 @@ def test_positions_of_a_vision_transformer_are_resampled(dataset, tmp_path):
     assert steps == {7, 14}  # moments of the positions began anew
     again = tmp_path / "again" / "run"
     with pytest.raises(Stopped):
-        train(given, dataset, again, hooks=stopped_at(10))
+        train(given, dataset, again, hooks=stopped_at(13))
     train(given, dataset, again)
     assert differences(again, out) == []
 
@@ -277,7 +279,7 @@ def test_a_dry_run_measures_every_size_that_is_left(whole, dataset, tmp_path, pa
     assert all(each.training_seconds > 0 and each.validation_seconds > 0 for each in found.sizes)
     out = tmp_path / "run"
     with pytest.raises(Stopped):
-        train(settings(), dataset, out, hooks=stopped_at(19))
+        train(settings(), dataset, out, hooks=stopped_at(23))
     left = dry_run(settings(), dataset, out)
     assert [(each.segment.size, each.epochs, each.steps) for each in left.sizes] == [(64, 2, 7)]
     line = ("train", "--stage", 1, "--data", pack_folder, "--out", tmp_path / "other", "--schedule", SCHEDULE)
@@ -311,7 +313,7 @@ def test_its_page_has_a_curve_for_each_size(whole):
     lines = lines_of(Placed(run, None, 0))
     assert [(line.size, line.before, len(line.metrics)) for line in lines] == [(48, 0, 2), (64, 2, 2)]
     tops = [int(run.reached["mAP"].iloc[part].argmax()) for part in (slice(2), slice(2, 4))]
-    assert [line.best for line in lines] == tops and run.sizes == "48, 64"
+    assert [line.best for line in lines] == tops and sizes(run) == "48, 64"
 
 
 def test_two_processes_stop_and_continue_over_the_switch(pack_folder, tmp_path):
@@ -335,3 +337,10 @@ def test_other_pixels_of_an_earlier_size_are_other_data(whole, dataset):
         shard["content"] += 1
     with pytest.raises(UserError, match="another dataset: .* packed otherwise: encoding 'jpeg' there, 'raw' here"):
         train(settings(), dataclasses.replace(dataset, info=info), whole[0])
+
+
+def test_watch_says_the_size(whole):
+    found = watched(whole[0])
+    assert (found.size, found.state, found.seconds_left) == (64, "finished", 0.0)
+    assert dataclasses.replace(found, progress=dataclasses.replace(found.progress, epoch=2)).size == 48
+    assert call("watch", whole[0], cwd=whole[0]).stdout.splitlines()[1] == "epoch  4 of 4 at 64 px"
