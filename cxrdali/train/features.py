@@ -12,7 +12,6 @@ from torch import nn
 
 from cxrdali.data import gpu
 from cxrdali.data.loader import Batch, Loader
-from cxrdali.data.order import batch_bounds
 from cxrdali.models.classifier import Classifier
 from cxrdali.models.inference import Inference, logits
 from cxrdali.runtime.device import Hardware
@@ -61,13 +60,15 @@ class CachedLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         order = self._loader.epoch_rows(self._epoch)
-        bounds = batch_bounds(len(order), self.options.batch, self._position, self._loader.drop_last)
+        bounds, _ = self._loader.own_batches(len(order), self._position)
         self._position = 0  # used once: after a `break`, a loop over the loader begins the epoch again
         for start, stop in bounds:
-            rows = order[start:stop]
-            places = gpu.sent(np.searchsorted(self._known, rows), self._features.device)
-            yield Batch(self._features[places], torch.from_numpy(rows.copy()))
+            yield Batch(self.seen(order[start:stop]), torch.from_numpy(order[start:stop].copy()))
         self._epoch += 1
+
+    def seen(self, rows: np.ndarray) -> torch.Tensor:
+        """What a batch of these rows has in the images' place."""
+        return self._features[gpu.sent(np.searchsorted(self._known, rows), self._features.device)]
 
 
 def features_of(

@@ -9,15 +9,16 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from cxrdali.data.loader import Batch, Loader
+from cxrdali.data.loader import Loader
 from cxrdali.data.splits import rows_sha256
+from cxrdali.data.studies import StudyBatch
 from cxrdali.data.study_loader import StudyLoader, study_batch
 from cxrdali.models.classifier import Classifier
 from cxrdali.models.inference import Inference, logits
@@ -25,7 +26,7 @@ from cxrdali.models.weights import head_keys
 from cxrdali.runtime.device import Hardware
 from cxrdali.runtime.distributed import Ranks
 from cxrdali.runtime.full import smaller_batch
-from cxrdali.train.features import OfImages
+from cxrdali.train.features import CachedLoader, OfImages
 from shards.storage.files import cannot_write, one_by_one, open_own, publish, sha256_bytes, sha256_file, write_bytes
 from shards.storage.sealed import check_kinds, read_json, sealed_json
 from shards.words import counted
@@ -48,34 +49,17 @@ class Features:
         return torch.from_numpy(self.values[np.searchsorted(self.rows, rows)])
 
 
-class FeatureLoader:
-    """Batches as `loader` gives them, in its order, with features in the images' place."""
+class FeatureLoader(CachedLoader):
+    """Batches of studies, with features that are kept on disk."""
 
     def __init__(self, loader: StudyLoader, features: Features, hardware: Hardware):
-        self._loader, self._features, self._hardware = loader, features, hardware
-        self.rows, self.options, self.resized_from = loader.rows, loader.options, loader.resized_from
-        self.dataset, self.own_places, self.by_image = loader.dataset, loader.own_places, loader.by_image
-        self._epoch, self._position = 0, 0
+        super().__init__(loader, features.rows, torch.empty(0))
+        self.own_places, self.by_image = loader.own_places, loader.by_image
+        self._studies, self._kept, self._device = loader.studies, features, hardware.device
 
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch, self._position = epoch, 0
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self._epoch, self._position = state["epoch"], state["position"]
-
-    def __iter__(self) -> Iterator[Batch]:
-        order, studies = self._loader.epoch_rows(self._epoch), self._loader.studies
-        bounds, _ = self._loader.own_batches(len(order), self._position)
-        self._position = 0  # used once: after a `break`, a loop over the loader begins the epoch again
-        for start, stop in bounds:
-            first = order[start:stop]
-            features = self._features.of(studies.rows[studies.images(first)[0]])
-            batch = study_batch(studies, first, features.to(self._hardware.device))
-            yield Batch(batch, torch.from_numpy(first.copy()))  # type: ignore[arg-type]
-        self._epoch += 1
+    def seen(self, rows: np.ndarray) -> StudyBatch:  # type: ignore[override]
+        places, _ = self._studies.images(rows)
+        return study_batch(self._studies, rows, self._kept.of(self._studies.rows[places]).to(self._device))
 
 
 @dataclass(frozen=True)
@@ -149,7 +133,8 @@ def _is_sound(path: Path, about: dict[str, str]) -> bool:
 def _write(backbone: Backbone, rows: np.ndarray, path: Path, about: dict[str, str]) -> None:
     """Called by all ranks; the first one writes."""
     first, part = backbone.ranks.is_first, path.with_suffix(".part")
-    part.unlink(missing_ok=True)  # of a killed writer
+    if first:
+        part.unlink(missing_ok=True)  # of a killed writer
     pieces = range(0, len(rows), PIECE)
     with open_own(part, "xb") if first else contextlib.nullcontext() as file:
         digest = hashlib.sha256()
