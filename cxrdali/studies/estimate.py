@@ -37,12 +37,14 @@ class Rate:
 def measure(settings: TrainSettings, dataset: Dataset) -> Rate:
     """Train and predict a few batches with new weights; nothing is kept.
 
-    A frozen backbone costs its forward pass, in training too. Raises UserError for what `train` refuses.
+    A frozen backbone costs its forward pass, in training too; epochs of the head alone are counted as the others.
+    Raises UserError for what `train` refuses.
     """
     on_gpu = Hardware.resolve(settings.runtime.device, settings.runtime.precision).device != "cpu"
     small = {} if on_gpu else {"batch": min(CPU_IMAGES, settings.optimizer.batch), "micro_batch": None}
     alone = dict.fromkeys(("init", "oversample_below", "oversample_from"))  # they may not be trained yet
-    plain = settings.changed(**alone, **small, oversample=(), frozen=False, new_head=False, pretrained=False)
+    whole = {"frozen": False, "new_head": False, "pretrained": False, "head_epochs": 0, "head_epochs_lr": None}
+    plain = settings.changed(**alone, **small, **whole, oversample=())
     level = logging.getLogger("cxrdali.train").level
     logging.getLogger("cxrdali.train").setLevel(logging.WARNING)
     try:

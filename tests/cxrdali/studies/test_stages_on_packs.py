@@ -7,6 +7,7 @@ from scipy.special import expit
 from cxrdali.predictions import read
 from cxrdali.runs.config_file import read_config
 from cxrdali.runs.steps import Book
+from cxrdali.studies.estimate import measure
 from cxrdali.studies.options import StudyOptions
 from cxrdali.studies.plan import make_plan
 from cxrdali.studies.reader import read_study
@@ -36,12 +37,14 @@ data.folds = 4
 packs = "second"
 starts_from = "before"
 new_head = true
+optimizer = { epochs = 2, head_epochs = 1, head_epochs_lr = 1e-3 }
 grid = { seed = [0, 1] }
 [runs.alone]
 like = "after"
 packs = "second"
 starts_from = ""
 new_head = false
+optimizer = { head_epochs = 0, head_epochs_lr = "none" }
 grid = { seed = [0, 1] }
 [[predict]]
 of = ["after", "alone"]
@@ -66,6 +69,10 @@ def study(tmp_path, text=TEXT):
 
 def test_what_stands_on_which_pack(dataset, nih, tmp_path):
     plan = make_plan(tmp_path, {"first": dataset, "second": nih}, study(tmp_path), {}, StudyOptions(draws=0))
+    rate = measure(plan.models["after-seed0"][0], nih)
+    assert min(rate.trained, rate.predicted, rate.disk) > 0, (
+        "a dry run measures it before there is the other's backbone"
+    )
     assert plan.problems == () and list(plan.models)[0] == "before"
     assert plan.bases["before"].labels.name == "chexpert" and plan.bases["before"].dataset.id == dataset.id
     assert {plan.bases[f"after-seed{seed}"].dataset.id for seed in (0, 1)} == {nih.id}
