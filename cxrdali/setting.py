@@ -52,6 +52,10 @@ def from_zero_below(high: float) -> Legal:
     return Legal(lambda value: 0 <= value < high, f"0 or more, below {high}")
 
 
+PART = Legal(lambda value: 0 <= value <= 1, "0 to 1")
+CAP = Legal(lambda value: value == 0 or 1 <= value < 1e9, "1 or more, or 0 for none")
+
+
 def setting(
     default: Any = MISSING,
     help: str = "",

@@ -6,11 +6,9 @@ from pathlib import Path
 from cxrdali.data.options import SPLITS, VIEWS
 from cxrdali.models.options import TTAS
 from cxrdali.runtime.options import RuntimeSettings
-from cxrdali.setting import Legal, as_in, at_least, check, one_of, setting
+from cxrdali.setting import PART, as_in, at_least, check, one_of, setting
 from shards.dataset.labels import SOFT
 from shards.errors import UserError
-
-_PART = Legal(lambda value: 0 <= value <= 1, "0 to 1")
 
 
 @dataclass(frozen=True)
@@ -161,12 +159,12 @@ class PseudoOptions:
         metavar="JSON|P",
     )
     above: float | None = setting(
-        None, "A finding is there from this probability on; needs --below.", _PART, otherwise="none", metavar="P"
+        None, "A finding is there from this probability on; needs --below.", PART, otherwise="none", metavar="P"
     )
     below: float | None = setting(
         None,
         "A finding is not there up to this probability; between the two it is not known, and no loss counts it.",
-        _PART,
+        PART,
         otherwise="none",
         metavar="Q",
     )

@@ -24,6 +24,7 @@ from shards.dataset.description import (
     subjects_name,
     write_description,
 )
+from shards.dataset.labels import PSEUDO_KEY
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.make_shard import WORK
@@ -174,16 +175,19 @@ def _say(info: dict, names: Iterable[str]) -> None:
 
 
 def detach(root: Location, name: str) -> None:
-    """Remove a label release. Raises UserError if it is not attached. The default becomes the first of the others."""
+    """Remove a label release. Raises UserError if it is not attached. The default becomes the first of the others that
+    no run predicted."""
     root = _on_this_machine(root)
     with _writing(root) as info:
         if name not in info["labels"]:
             attached = ", ".join(sorted(info["labels"])) or "none"
             raise UserError(f"{root}: no labels {name!r} to remove; attached are {attached}")
+        opened, others = PackedDataset.open(root), info["labels"].keys() - {name}
+        if was_default := info["default_labels"] == name:
+            real = (each for each in others if PSEUDO_KEY not in opened.label_file(each).metadata())
+            info["default_labels"] = min(real, default=None)
         _note(root, "labels", [name])
         del info["labels"][name]
-        if was_default := info["default_labels"] == name:
-            info["default_labels"] = min(info["labels"], default=None)
         write_description(root, info)
         (root / labels_name(name)).unlink(missing_ok=True)
         _say(info, [name])

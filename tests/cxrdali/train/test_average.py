@@ -1,6 +1,7 @@
 """`cxrdali average`: the mean of kept epochs' or of several runs' weights, as a run of its own."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,11 +140,17 @@ def test_runs_of_one_fold_are_averaged_and_know_what_each_has_seen(run, dataset,
 def test_lists_of_what_was_seen_add_up(run):
     seen = read_list(run.path / layout.SEEN)
     half = Seen(seen.runs, (), seen.images.iloc[:5].assign(by=np.uint64(1)))
-    rest = Seen(seen.runs * 2, ("x",), seen.images.iloc[3:9].assign(by=np.uint64(2)))
+    two = [replace(seen.runs[0], name=name) for name in ("a", "b")]
+    rest = Seen(tuple(two), ("x",), seen.images.iloc[3:9].assign(by=np.uint64(2)))
     both = together(half, rest)
-    assert len(both.runs) == 3 and both.unknown == ("x",)
+    assert both.runs == (*seen.runs, *two) and both.unknown == ("x",)
     assert both.images["by"].tolist() == [1, 1, 1, 1 | 4, 1 | 4, 4, 4, 4, 4]
     assert both.images[["image"]].equals(seen.images.iloc[:9][["image"]])
+    # a run that both come from is in the list once, where the second has it: the second's own run stays the last
+    first = Seen((two[0], two[1]), (), seen.images.iloc[:2].assign(by=np.array([1, 2], dtype=np.uint64)))
+    second = Seen((two[0], *seen.runs), (), seen.images.iloc[1:3].assign(by=np.array([1, 2], dtype=np.uint64)))
+    both = together(first, second)
+    assert both.runs == (two[1], two[0], *seen.runs) and both.images["by"].tolist() == [2, 1 | 2, 4]
 
 
 @pytest.mark.parametrize(
