@@ -5,6 +5,7 @@ Groups of settings, losses, samplers and heads are frozen dataclasses of such fi
 """
 
 import functools
+import math
 import tomllib
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -94,6 +95,8 @@ def check(group: Any) -> None:
         if legal is not None and value is not None and not legal.fits(value):
             hint = did_you_mean(str(value), legal.choices)
             raise UserError(f"{spelled(each.name)} {value!r}: {hint}{legal.words}")
+        if isinstance(value, float) and not math.isfinite(value):  # no JSON has it, so no run could be opened again
+            raise UserError(f"{spelled(each.name)} {value!r}: give a finite number, or leave it out")
 
 
 def spelled(name: str) -> str:

@@ -163,6 +163,12 @@ def test_a_half_life_is_a_decay():
         ({"ema": 0.9, "ema_half_life": 10.0}, "ema 0.9: its decay is given as ema-half-life 10, too; leave one out"),
         ({"ema_warmup": True}, "ema-warmup: there is no average of weights; give --ema or --ema-half-life, too"),
         ({"ema": 1.0}, "ema 1.0: above 0, below 1"),
+        ({"ema_half_life": 1e30}, "ema-half-life 1e+30: with a batch of 16 the average would never move"),
+        (
+            {"ema_half_life": 1e-9},
+            "ema-half-life 1e-09: with a batch of 16 the average would be the weights themselves",
+        ),
+        ({"ema_half_life": math.inf}, "ema-half-life inf: give a finite number, or leave it out"),
         ({"clip_norm": 0.0}, "clip-norm 0.0: above 0"),
         ({"layer_decay": 1.5}, "layer-decay 1.5: above 0, at most 1"),
         ({"lr_schedule": "one-cycle", "min_lr": 1e-6}, "min-lr 1e-06: one-cycle has a rise and an end of its own"),
