@@ -8,6 +8,7 @@ backbone, which all have, they stay.
 import logging
 import math
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -106,24 +107,31 @@ def average(members: Sequence[Member], dataset: Dataset, out: Path, device: str 
     hardware.begin()
     own = settings.at(at(settings.segments, members[0].epoch - 1))  # in a run over several sizes, that of these weights
     parts = build(own, data, hardware, Ranks(), Loader, Continued(weights, None, about))
+    started, images = time.perf_counter(), 0
     if any(isinstance(each, _BatchNorm) for each in parts.model.modules()) and not settings.model.frozen:
         torch.manual_seed(settings.seed)
         with hardware.autocast():
             update_bn(_batches(parts), parts.model)
+        images = parts.steps_per_epoch * own.optimizer.batch
         log.info("batch normalisation: statistics computed anew, on the training images of one epoch")
+    passed = time.perf_counter() - started
     (found,) = validate(parts, settings.optimizer.epochs - 1, out, lambda: None)
+    spent = {
+        "images": images, "train_seconds": passed, "wait_seconds": 0.0, "images_per_second": images / passed,
+        "val_seconds": time.perf_counter() - started - passed,
+    }  # fmt: skip
     config = identity.describe(settings, data, hardware, Ranks(), None)
     averaged = [{"run": each.run.name, "epoch": each.epoch, "weights": content(each.file)} for each in members]
-    reached = _write(out, parts, found, {**config, "averaged": averaged}, run.chosen_by)
+    reached = _write(out, parts, found, spent, {**config, "averaged": averaged}, run.chosen_by)
     each = ", ".join(f"{member.run.name} epoch {member.epoch} {member.score:.4f}" for member in members)
     log.info(f"{out}: {run.chosen_by} {reached:.4f}, of the mean of {len(members)} weights ({each})")
 
 
-def _write(out: Path, parts: Parts, found: Validated, config: dict, column: str) -> float:
+def _write(out: Path, parts: Parts, found: Validated, spent: dict, config: dict, column: str) -> float:
     """A run of which one epoch is known, the last; in a folder aside, renamed when all is in it. Returns its score."""
     there, state = out.absolute(), begin(parts)
     untrained = dict.fromkeys(METRIC_COLUMNS, math.nan)
-    row = {**untrained, "reweighted": 0, "epoch": parts.settings.optimizer.epochs, **found.columns}
+    row = {**untrained, **spent, "reweighted": 0, "epoch": parts.settings.optimizer.epochs, **found.columns}
     reached = row[column]
     state.end_epoch(row, found.scores, reached, is_best=True)
     there.parent.mkdir(parents=True, exist_ok=True)
