@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks import results
 from benchmarks.pages.markdown import NOT_MEASURED, table, where
+from cxrdali.metrics.intervals import holm
 from shards.storage.sealed import read_json
 
 ROOT = Path(__file__).parents[2]
@@ -24,14 +25,17 @@ BEGIN, END = "<!-- table -->\n", "<!-- /table -->"
 
 
 def verdict(claim: Mapping) -> str:
-    """By Holm's adjustment over all claims of the study."""
+    """By Holm's adjustment over the claims of the page."""
     if claim["p_holm"] is None:
         return NOT_MEASURED
     return "not separable" if claim["p_holm"] >= LEVEL else "higher" if claim["difference"] > 0 else "lower"
 
 
 def claims_of(found: Mapping, page: str) -> list[dict]:
-    return [each for each in found["claims"] if (each["higher"] in STAGES) == (page == "effects")]
+    """Those of a page, which are one family for Holm's adjustment."""
+    claims = [each for each in found["claims"] if (each["higher"] in STAGES) == (page == "effects")]
+    adjusted = holm([each["p"] for each in claims])
+    return [{**each, "p_holm": p} for each, p in zip(claims, adjusted, strict=True)]
 
 
 def section(found: Mapping, page: str) -> str:

@@ -74,7 +74,9 @@ class Results:
         """mAP of the first of each pair less that of the second, with an interval."""
         name, what = (f"{wanted.name}.{split}", f"{wanted.name} {split}") if wanted.name else (split, split)
         base = self.made.bases[pairs[0][0]]
-        options = CompareOptions(draws=self.made.draws, uncertain=base.uncertain, allow_leak=True)
+        options = CompareOptions(
+            draws=self.made.draws, folds=max(2, base.folds), uncertain=base.uncertain, allow_leak=True
+        )
 
         def found() -> dict:
             rows = []
