@@ -27,8 +27,17 @@ plugins_option = click.option(
 )
 
 
+# Of the group `data`, what has a heading of its own in --help.
+HEADINGS = {
+    "Sampling": ("sampler", "mix", "exclude", "oversample", "oversample_below", "oversample_from"),
+    "Augmentation": ("augment_preset", "flips", "cutout", "augment", "mixup", "cutmix"),
+}
+PARAMETERS = "Parameters of --"
+LONGEST = 60  # characters of the names of a choice, of which --help has 80 in a line
+
+
 class GroupedCommand(click.Command):
-    """Its --help lists the options of each group of settings under a heading."""
+    """Its --help lists the options of each group of settings under a heading, those of a loss or head last."""
 
     def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
@@ -36,7 +45,7 @@ class GroupedCommand(click.Command):
             if record := option.get_help_record(context):
                 heading = option.heading if isinstance(option, SettingOption) else "Options"
                 sections.setdefault(heading, []).append(record)
-        for heading, records in sections.items():
+        for heading, records in sorted(sections.items(), key=lambda section: section[0].startswith(PARAMETERS)):
             with formatter.section(heading):
                 formatter.write_dl(records)
 
@@ -51,6 +60,14 @@ class SettingOption(click.Option):
 
 class NameOf(click.Choice):
     """A name of a registry, or of a plugin that is not loaded yet: the settings refuse what there is not."""
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        return "NAME" if self.many else super().get_metavar(param, ctx)
+
+    @property
+    def many(self) -> bool:
+        """Whether --help lists the names in its text."""
+        return len("|".join(self.choices)) > LONGEST
 
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
         return value
@@ -80,13 +97,20 @@ def given_settings(given: Mapping[str, Any], assignments: tuple[str, ...]) -> di
 
 
 def _option(name: str, default: str) -> Callable:
-    each, having, choices = names().field(name), ", ".join(names().having(name)), names().choices.get(name)
+    place = names().all()[name]
+    registry, text = names().choices.get(name), place.field.metadata["help"]
+    choices = NameOf(list(registry)) if registry else None
+    heading = next((each for each, those in HEADINGS.items() if name in those), "")
+    if place.having:
+        heading, text = f"{PARAMETERS}{place.path[-1]}", f"{', '.join(place.having)}: {text}"
+    elif choices and choices.many:
+        text += f" NAME: {', '.join(registry)}."
     return option_of(
-        each,
-        names().kind(name),
-        help=f"{having}: {each.metadata['help']}" if having else "",
+        place.field,
+        place.kind,
+        help=text,
         default=default,
-        type=NameOf(list(choices)) if choices else None,
+        type=choices,
         cls=SettingOption,
-        heading=names().group(name).capitalize() or "Options",
+        heading=heading or names().group(name).capitalize() or "Options",
     )

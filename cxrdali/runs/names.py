@@ -170,17 +170,9 @@ class Names:
         """The group of a setting or of a parameter; "" for one in none."""
         return name if name in self.groups else (*self._place(name).path, "")[0]
 
-    def field(self, name: str) -> Field:
-        """Of a setting or of a parameter, with its help and legal values as metadata (`cxrdali.setting`)."""
-        return self._place(name).field
-
     def kind(self, name: str) -> Any:
         """The type of a setting or of a parameter."""
         return self._place(name).kind
-
-    def having(self, name: str) -> tuple[str, ...]:
-        """Names of the losses (samplers, heads) that have a parameter; none for a setting of every run."""
-        return self._place(name).having
 
     def _place(self, name: str) -> Place:
         return self.settings.get(name) or self.all()[name]

@@ -308,7 +308,7 @@ def report_epoch(row: dict, scores: Scores, parts: Parts, state: State, pace: Pa
     of = f" of {counted(len(scores.scored), 'finding')}" if scores.without_ap else ""
     at = f" at {row['size']} px" if "size" in row else ""
     each = ", ".join(f"{pack.pack} {row[f'mAP_{pack.pack}']:.4f}" for pack in parts.data.labels.packs)
-    averaged = f" (their average {row['ema_mAP']:.4f})" if "ema_mAP" in row else ""
+    averaged = f" ({row['ema_mAP']:.4f} of the averaged weights)" if "ema_mAP" in row else ""
     log.info(
         f"epoch {row['epoch']}/{parts.settings.optimizer.epochs}{at}: loss {row['train_loss']:.4f}, "
         f"validation {row['val_loss']:.4f}, mAP {row['mAP']:.4f}{averaged}{of}{each and f' ({each})'}, "

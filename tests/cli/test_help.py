@@ -1,6 +1,7 @@
 """Help and recipes answer at once: little time of the CPU, and none of the libraries that take seconds to import."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -43,11 +44,15 @@ def test_train_lists_its_settings_by_group_with_names_and_defaults_of_the_librar
     done = subprocess.run([sys.executable, "-m", "cli", "train", "--help"], capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert [line for line in lines if line.endswith(":") and not line.startswith(" ")] == [
-        "Options:", "Data:", "Model:", "Loss:", "Optimizer:", "Runtime:",
+        "Options:", "Data:", "Augmentation:", "Sampling:", "Model:", "Loss:", "Optimizer:", "Runtime:",
+        "Parameters of --sampler:", "Parameters of --head:", "Parameters of --loss:",
     ]  # fmt: skip
-    text = " ".join(done.stdout.split())
-    assert "--loss [asl|bce|cb-focal|drw|focal|ldam|ldam-drw]" in text
+    text = re.sub(r"(?<=\w)- ", "-", " ".join(done.stdout.split()))  # lines also break after a hyphen
+    every = "apl, asl, bce, cb-focal, db, db-reduced, drw, focal, ldam, ldam-drw, logit-adjustment, two-way"
+    assert "--loss NAME" in text and f"before any resampling. NAME: {every}. [default: bce]" in text
+    assert "--head [cosine|csra|linear|ml-decoder]" in text
+    assert all(len(line) <= 80 for line in lines)
     words = "beta of the effective number of images (Cui et al.), below 1; auto: (N - 1) / N with N "
     words += "training images. [default: 0.9999]"
-    assert f"--cb-beta FLOAT|auto cb-focal, drw, ldam-drw: {words}" in text
+    assert f"--cb-beta FLOAT|auto cb-focal, db-reduced, drw, ldam-drw: {words}" in text
     assert "--flips [both|horizontal|none]" in text and "--pretrained / --no-pretrained" in text

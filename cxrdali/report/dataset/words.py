@@ -6,6 +6,7 @@ from cxrdali.report.dataset.facts import NO_SPLIT, DatasetFacts, ReleaseFacts, p
 from cxrdali.report.kit.numbers import count, percent, sentence
 from cxrdali.report.kit.tables import Table
 from shards.dataset.description import stored_otherwise
+from shards.dataset.labels import SOFT
 from shards.dataset.pixels import LARGE_PATIENT
 from shards.words import counted
 
@@ -198,7 +199,10 @@ def findings(release: ReleaseFacts) -> list[Block]:
         cells = [cell for name, number in positives.items() for cell in (number, part_of(number, of[name]))]
         rows.append((finding, *cells))
     ordered = "train" if release.counted == "train" else "all labelled images"
-    caption = f"Images with each finding of {release.name}, and their share of the split; by frequency in {ordered}"
+    least = " (a probability of 0.5 or more)" if release.pseudo.endswith(SOFT) else ""
+    caption = (
+        f"Images with each finding of {release.name}{least}, and their share of the split; by frequency in {ordered}"
+    )
     columns = [column for name in shown for column in ((name.capitalize(), "count"), ("share", "percent"))]
     return [
         Table(caption, [("Finding", "text"), *columns], rows),

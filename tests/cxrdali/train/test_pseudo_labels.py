@@ -482,4 +482,6 @@ def test_on_the_command_line(pack, predicted, teacher, tmp_path):
     done(tmp_path, *asked, "--name", "sure", "--above", 0.7, "--below", 0.2)
     shown = done(tmp_path, "inspect", pack).stdout.lower()
     assert "labels mine (pseudo-labels by teacher, soft)" in shown
+    assert "images with each finding of mine (a probability of 0.5 or more)" in shown
+    assert "images with each finding of sure, and" in shown
     assert "labels sure (pseudo-labels by teacher, called from 0.7 on, and not up to 0.2)" in shown
