@@ -89,7 +89,7 @@ class FoldOptions:
             raise UserError("fold-rule catalog: has neither a fold-seed nor stratify; leave these out")
 
     def shares_patients(self, pack: str) -> bool:
-        """Whether another pack has the same patients as this one of several."""
+        """Whether another pack has the same patients as this one of several; "": as one that is looked at alone."""
         return False
 
     @property
@@ -283,7 +283,7 @@ class DataSettings(FoldOptions):
             raise UserError(f"oversampling by AP needs {missing} decides; give both")
 
     def shares_patients(self, pack: str) -> bool:
-        return any(pack in group for group in patient_groups(self.same_patients))
+        return any(pack in ("", *group) for group in patient_groups(self.same_patients))
 
     @property
     def soft_targets(self) -> str:

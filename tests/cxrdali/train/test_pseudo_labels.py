@@ -312,6 +312,13 @@ def test_patients_of_the_fold_do_not_train_through_pseudo_labels(dataset, bare, 
     for asked in (settings_of(**SMALL, same_patients="mimic,third").data, FoldOptions(folds=3)):
         rows, _ = train_and_validation(union, labels, asked)
         assert (rows >= len(dataset.catalog)).sum() == len(dataset.catalog)
+    # looked at alone, a pack of a run has the images that it had among the others
+    for pack, number in (("other", (train_rows >= len(dataset.catalog)).sum()), ("third", len(dataset.catalog))):
+        given = settings_of(**SMALL, same_patients="mimic,other").as_json()
+        about = {**teacher.config["dataset"], "name": pack}
+        own = Run(teacher.path, {**teacher.config, "settings": given, "dataset": about}, "run").fold
+        alone = PackedDataset.open(twin)
+        assert len(train_and_validation(alone, alone.labels("pseudo"), own)[0]) == number
 
 
 @pytest.mark.parametrize("how", [{}, {"stratify": True}, {"fold_rule": "catalog"}])
