@@ -10,7 +10,7 @@ import pandas as pd
 
 from cxrdali import predictions as tables
 from cxrdali.postprocess import thresholds
-from cxrdali.predict.options import PseudoOptions
+from cxrdali.predict.pseudo_options import PseudoOptions
 from cxrdali.predictions import Kind, Predictions
 from cxrdali.runs.reader import Run
 from cxrdali.runs.seen import Seen, seen_by

@@ -22,9 +22,10 @@ from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.models.loss import LOSSES
 from cxrdali.models.loss_module import LossModule
 from cxrdali.postprocess import thresholds
-from cxrdali.predict.options import PredictOptions, PseudoOptions
+from cxrdali.predict.options import PredictOptions
 from cxrdali.predict.predict import predict
 from cxrdali.predict.pseudo_labels import make
+from cxrdali.predict.pseudo_options import PseudoOptions
 from cxrdali.predictions import Predictions, Provenance
 from cxrdali.report.dataset.facts import read_facts
 from cxrdali.runs.reader import Run
