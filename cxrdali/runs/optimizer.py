@@ -77,7 +77,7 @@ class OptimizerSettings:
     )
     patience: int | None = setting(
         None,
-        "End after so many epochs without a better one; those before --drw-epoch do not count.",
+        "End after so many epochs without a better one; --head-epochs and those before --drw-epoch do not count.",
         at_least(1),
         otherwise="never",
     )
