@@ -108,6 +108,8 @@ def option_words(name: str, value: object) -> str:
     """A setting and its value as the command line takes them."""
     if value is True:
         return f"--{spelled(name)}"
+    if value is None:
+        return f"--set {name}=none"
     value = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
     return f"--set {name}=false" if value is False else f"--{spelled(name)} {value}"
 

@@ -2,8 +2,11 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
@@ -26,6 +29,7 @@ from cxrdali.train.average import average, of_epochs, of_runs
 from cxrdali.train.trainer import train
 from shards.errors import UserError
 from tests.cli.cli import call
+from tests.cxrdali.comparable_runs import change_config
 from tests.cxrdali.train.test_optimisation import settings
 
 
@@ -119,6 +123,7 @@ def test_the_mean_is_a_run_that_is_scored_predicts_and_starts_others(run, mean, 
 
 def test_runs_of_one_fold_are_averaged_and_know_what_each_has_seen(run, dataset, tmp_path):
     train(settings(epochs=4, seed=1, lr=3e-3), dataset, tmp_path / "other")
+    change_config(tmp_path / "other", seen=["2 validation images were seen"])
     runs = [run, Run.open(tmp_path / "other")]
     average(of_runs(runs), dataset, tmp_path / "mean", "cpu")
     parts, made = [load_file(each.path / layout.BEST) for each in runs], load_file(tmp_path / "mean" / layout.BEST)
@@ -126,6 +131,9 @@ def test_runs_of_one_fold_are_averaged_and_know_what_each_has_seen(run, dataset,
     torch.testing.assert_close(made[key], (parts[0][key].double() + parts[1][key].double()).div(2).float())
     seen = seen_by(Run.open(tmp_path / "mean"), dataset)
     assert [each.name for each in seen.runs] == ["other", "mean"]
+    told = ("2 validation images were seen",)
+    assert tuple(Run.open(tmp_path / "mean").config["seen"]) == told
+    assert predictions.read(tmp_path / "mean" / layout.VAL_PREDICTIONS).provenance.seen == told
     assert set(seen.images["by"]) == {3} and len(seen.images) == len(read_rows(run, dataset))
     fold = settings(epochs=4, fold=1)
     train(fold.changed(epochs=1), dataset, tmp_path / "fold")
@@ -190,3 +198,26 @@ def test_the_command_writes_a_run_once(run, pack_folder, tmp_path):
 def test_a_run_that_kept_nothing_is_named(mean):
     with pytest.raises(UserError, match="mean: --last 2: it kept no epochs; train with --keep-epochs"):
         of_epochs(mean, 2, best=False)
+
+
+@pytest.mark.parametrize(
+    "sizes, count, fix",
+    [
+        ([48, 64, 64], 3, "keeps the 3 best and the 3 last of its last size; give --best 2 to 2"),
+        ([48, 48, 64], 2, "keeps the 3 best and the 3 last of its last size; train more epochs of its last size"),
+    ],
+)
+def test_of_a_schedule_there_are_no_more_epochs_than_its_last_size_has(sizes, count, fix):
+    metrics = pd.DataFrame({"epoch": [1, 2, 3], "mAP": [0.5, 0.1, 0.2], "size": sizes})
+    given = {"keep_epochs": 3, "schedule": "48x1@8,64x2@8"}
+    found = SimpleNamespace(
+        path=Path("r"),
+        metrics=metrics,
+        chosen_by="mAP",
+        check_finished=lambda fix: None,
+        setting=lambda name, otherwise=None: given[name],
+    )
+    with pytest.raises(UserError, match=f"r: --best {count}: of 3 epochs, it {fix}"):
+        of_epochs(found, count, best=True)
+    if count == 3:
+        assert [each.epoch for each in of_epochs(found, 2, best=True)] == [3, 2]
