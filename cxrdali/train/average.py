@@ -74,8 +74,11 @@ def of_epochs(run: Run, count: int, best: bool) -> list[Member]:
 
 
 def of_runs(runs: Sequence[Run]) -> list[Member]:
-    """The best weights of several finished runs."""
+    """The best weights of several finished runs. Raises UserError for a run that is given twice, or is not finished."""
+    paths = [run.path.resolve() for run in runs]
     for run in runs:
+        if paths.count(run.path.resolve()) > 1:
+            raise UserError(f"{run.path}: is given {paths.count(run.path.resolve())} times; give every run once")
         run.check_finished("finish it first")
     return [Member(run, run.best_weights(), run.progress.best_epoch, run.best[run.chosen_by]) for run in runs]
 

@@ -183,3 +183,8 @@ def test_the_command_writes_a_run_once(run, pack_folder, tmp_path):
 def test_a_run_that_kept_nothing_is_named(mean):
     with pytest.raises(UserError, match="mean: --last 2: it kept no epochs; train with --keep-epochs"):
         of_epochs(mean, 2, best=False)
+
+
+def test_a_run_given_twice_has_no_say_twice(run):
+    with pytest.raises(UserError, match="run: is given 2 times; give every run once"):
+        of_runs([run, Run.open(run.path / ".." / run.path.name)])
