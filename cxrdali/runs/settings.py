@@ -75,6 +75,11 @@ class TrainSettings:
         if head_epochs and (model.frozen or not (model.init or model.pretrained)):
             why = "with --frozen, all are" if model.frozen else "a backbone from scratch is random; give --init"
             raise UserError(f"head-epochs {head_epochs}: {why}")
+        if model.frozen and self.optimizer.layer_decay is not None:
+            raise UserError(
+                f"layer-decay {self.optimizer.layer_decay:g}: with --frozen the classifier alone is trained, at the "
+                "whole rate; leave it out"
+            )
         if self.model.head.bounded and self.loss.logit_scale == 1:
             raise UserError(
                 f"head {self.model.head.name}: its output lies between -1 and 1 and the loss {self.loss.name} has no "

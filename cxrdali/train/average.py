@@ -76,8 +76,11 @@ def of_epochs(run: Run, count: int, best: bool) -> list[Member]:
 
 
 def of_runs(runs: Sequence[Run]) -> list[Member]:
-    """The best weights of several finished runs."""
+    """The best weights of several finished runs. Raises UserError for a run that is given twice, or is not finished."""
+    paths = [run.path.resolve() for run in runs]
     for run in runs:
+        if paths.count(run.path.resolve()) > 1:
+            raise UserError(f"{run.path}: is given {paths.count(run.path.resolve())} times; give every run once")
         run.check_finished("finish it first")
     return [Member(run, run.best_weights(), run.progress.best_epoch, run.best[run.chosen_by]) for run in runs]
 
@@ -112,7 +115,7 @@ def average(members: Sequence[Member], dataset: Dataset, out: Path, device: str 
         torch.manual_seed(settings.seed)
         with hardware.autocast():
             update_bn(_batches(parts), parts.model)
-        images = parts.steps_per_epoch * own.optimizer.batch
+        images = parts.steps_per_epoch * settings.optimizer.batch
         log.info("batch normalisation: statistics computed anew, on the training images of one epoch")
     passed = time.perf_counter() - started
     (found,) = validate(parts, settings.optimizer.epochs - 1, out, lambda: None)

@@ -221,3 +221,8 @@ def test_of_a_schedule_there_are_no_more_epochs_than_its_last_size_has(sizes, co
         of_epochs(found, count, best=True)
     if count == 3:
         assert [each.epoch for each in of_epochs(found, 2, best=True)] == [3, 2]
+
+
+def test_a_run_given_twice_has_no_say_twice(run):
+    with pytest.raises(UserError, match="run: is given 2 times; give every run once"):
+        of_runs([run, Run.open(run.path / ".." / run.path.name)])

@@ -202,6 +202,7 @@ def test_none_that_is_a_name_is_that_one():
         ({"head_epochs": 1}, "head-epochs 1: a backbone from scratch is random; give --init"),
         ({"head_epochs": 1, "frozen": True, "init": "r"}, "head-epochs 1: with --frozen, all are"),
         ({"head_epochs_lr": 1e-3}, "head-epochs-lr 0.001: there are no epochs of it; give --head-epochs"),
+        ({"frozen": True, "init": "r", "layer_decay": 0.5}, "layer-decay 0.5: with --frozen the classifier alone is"),
         ({"frozen": True, "init": "r", "drop_path": 0.1}, "drop-path 0.1: a frozen backbone leaves nothing out"),
     ],
 )
