@@ -49,6 +49,7 @@ from shards.storage.sealed import parse_json
 
 log = logging.getLogger(__name__)
 
+OTHER_NAME = "give another --name"  # to pseudo-labels, which are not named after their file
 # In .packing/, of each kind of table: names of those that are being attached or removed.
 NOTES = {"labels": "labels.json", "subjects": "subjects.json"}
 
@@ -88,13 +89,15 @@ def attach(
         attached = info["labels"]
         for name, data in contents.items():
             if attached.get(name, sha256_bytes(data)) != sha256_bytes(data):
+                fix = f"{OTHER_NAME}, or " if given[name].pseudo else ""
                 raise UserError(
-                    f"{root}: labels {name!r} are attached with other content; "
+                    f"{root}: labels {name!r} are attached with other content; {fix}"
                     f"remove them first: cxrdali label {root} --remove {name}"
                 )
         new = {name: data for name, data in contents.items() if name not in attached}
         for name in new:
-            check_label_name(name, given[name].source, attached)
+            fix = {"fix": OTHER_NAME} if given[name].pseudo else {}
+            check_label_name(name, given[name].source, attached, **fix)
         _note(root, "labels", new)
         for name, data in new.items():
             write_bytes(root / labels_name(name), data)

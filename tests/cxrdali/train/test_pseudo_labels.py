@@ -119,8 +119,11 @@ def test_soft_labels_are_the_probabilities_and_touch_nothing_else(pack, predicte
     assert (labels.pseudo["run"], labels.pseudo["how"], labels.pseudo["labels"]) == ("teacher", "soft", None)
     attached(pack, predicted, [teacher.path], soft=True)
     assert contents(pack) == after
-    with pytest.raises(UserError, match="'pseudo' are attached with other content"):
+    with pytest.raises(UserError, match="'pseudo' are attached with other content; give another --name, or remove th"):
         attached(pack, predicted, above=0.9, below=0.1)
+    for name in ("a/b", "Pseudo"):
+        with pytest.raises(UserError, match=f"'{name}' .*; give another --name"):
+            attached(pack, predicted, name=name, soft=True)
     detach(pack, "pseudo")
     assert contents(pack) == before
 
