@@ -168,6 +168,11 @@ class Ground:
     def _resolve(self, root: Path, recipe: Recipe, options: StudyOptions) -> tuple[TrainSettings, dict]:
         given, planned = options.overrides, self.runs[recipe.name]
         overrides = {**given.get("", {}), **given.get(planned.table, {}), **given.get(recipe.name, {})}
+        for name in (name for name in planned.axes if name in overrides):
+            raise UserError(
+                f"--set {name}={overrides[name]}: {recipe.name} has its {name} from its grid and is called by it; "
+                "change the grid in the file, or leave --set out"
+            )
         settings, about = recipe.resolve(root / "runs", overrides)
         with self.study.source.at(("runs", planned.table, "packs")):
             dataset = self._dataset(self.packs_of(recipe.name), settings)

@@ -59,7 +59,9 @@ def _reached(sources: Sources) -> dict:
 
 
 def epochs(run: Run) -> str:
-    """Done ones, and of how many if some are left."""
+    """Done ones, and of how many if some are left; of a mean of weights, of how many it is."""
+    if averaged := run.config.get("averaged"):
+        return f"mean of {len(averaged)} weights"
     done, planned = len(run.metrics), run.setting("epochs")
     if done != planned and run.progress.finished:
         return f"{count(done)}, ended early"
@@ -69,7 +71,7 @@ def epochs(run: Run) -> str:
 def sizes(run: Run) -> str | int | None:
     """Side of its images in pixels; of a schedule a text with all of them."""
     every = run.settings.segments if run.setting("schedule") else ()
-    return ", ".join(str(each.size) for each in every) or run.setting("size")
+    return f"{', '.join(str(each.size) for each in every)} px" if every else run.setting("size")
 
 
 def below(run: Run) -> str:

@@ -168,7 +168,7 @@ def curves(sources: Sources) -> dict:
 
 def line_of(placed: Placed) -> run_plots.Line:
     run, parent = placed.run, placed.parent
-    last = parent.metrics.iloc[-1] if parent is not None and len(parent.metrics) else None
+    last = parent.reached.iloc[-1] if parent is not None and len(parent.metrics) else None
     return run_plots.Line(
         run.name, run.reached, run.best_place, run.setting("stage"), run.setting("size"), placed.before, last
     )
@@ -194,8 +194,8 @@ def _places_table(placed: list[Placed]) -> Table:
     rows = [
         (
             each.run.name, each.run.origin, f"{each.before + 1} to {each.before + len(each.run.metrics)}",
-            each.before + each.run.best_place + 1, each.run.metrics["train_loss"].iloc[-1],
-            each.run.metrics["val_loss"].iloc[-1], each.run.best["mAP"],
+            each.before + each.run.best_place + 1, each.run.reached["train_loss"].iloc[-1],
+            each.run.reached["val_loss"].iloc[-1], each.run.best["mAP"],
         )
         for each in placed
     ]  # fmt: skip

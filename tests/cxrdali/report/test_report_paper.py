@@ -3,9 +3,11 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -387,6 +389,14 @@ def test_runs_continue_after_the_run_that_they_start_from(paper, page):
     assert stars == [2, 5, 5, 6]
 
 
+def test_a_run_is_joined_with_the_better_candidate_of_the_epoch_before(tmp_path):
+    write_paper(tmp_path, {name: MODELS[name] for name in ("model0", "model3")}, {})
+    file = tmp_path / "runs/model0/metrics.csv"
+    pd.read_csv(file, dtype=str).assign(ema_mAP=["0.05", "0.1", "0.4"]).to_csv(file, index=False)
+    before = line_of(lineage(read(tmp_path).runs)[1]).since
+    assert before is not None and before["mAP"] == 0.4, "of the moving average, as model0's own curve has it"
+
+
 def test_a_run_whose_start_is_not_there_is_drawn_from_epoch_1_and_said(tmp_path):
     write_paper(tmp_path, {name: MODELS[name] for name in ("model0", "model7")}, {})
     assert [each.before for each in lineage(read(tmp_path).runs)] == [0, 0]
@@ -650,6 +660,12 @@ def test_the_contact_sheet_has_the_first_draws_of_a_sampler(dataset, tmp_path, o
 def test_epochs_of_a_run_that_ended_early(tmp_path, scores, changes, words):
     folder = write_model(tmp_path, Model("ld-bce", 1, 64, 32, scores, settings=changes), ["Edema"])
     assert epochs(read(folder).runs[0]) == words
+
+
+def test_a_mean_of_weights_did_not_end_early(tmp_path):
+    folder = write_model(tmp_path, Model("ld-bce", 1, 64, 32, (0.1,), settings={"epochs": 9, "patience": 2}), ["Edema"])
+    run = read(folder).runs[0]
+    assert epochs(replace(run, config={**run.config, "averaged": [{"run": "a"}, {"run": "b"}]})) == "mean of 2 weights"
 
 
 def test_shares_stand_beside_the_papers_of_its_own_images(dataset, tmp_path, monkeypatch):  # noqa: F811

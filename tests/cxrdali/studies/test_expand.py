@@ -93,6 +93,15 @@ def test_settings_of_a_grid_s_name_are_of_all_its_runs(plan):
         plan(text, overrides={"c": {"lr": 5e-4}})
 
 
+@pytest.mark.parametrize("of", ["", "a", "a-seed1"])
+def test_a_setting_of_the_grid_is_changed_in_the_file_alone(plan, of):
+    """Else runs of several seeds would all have one, and their standard deviation would be 0."""
+    text = "[runs.a]\nstage = 1\ngrid.seed = [0, 1]\n[runs.b]\nstage = 1\n"
+    with pytest.raises(UserError, match=r"--set seed=7: a-seed[01] has its seed from its grid .* the grid in the file"):
+        plan(text, overrides={of: {"seed": 7}})
+    assert plan(text, overrides={"b": {"seed": 7}}).models["b"][0].seed == 7
+
+
 def test_tables_of_a_grid_are_compared_by_cell_and_seed(plan):
     text = "[runs.a]\nstage = 1\ngrid = { lr = [1e-3, 1e-2], seed = [0, 1] }\n[[predict]]\nname = '{run}+tta'\n"
     text += "tta = 'hflip'\nsplits = 'test'\n[[ensembles]]\nname = 'e'\nmembers = 'a+tta'\n"
