@@ -64,11 +64,14 @@ def of_epochs(run: Run, count: int, best: bool) -> list[Member]:
     run.check_finished("finish it first")
     kept = run.setting("keep_epochs", 0)
     rows, column = run.metrics.to_dict("records"), run.chosen_by
-    if not 2 <= count <= min(kept, len(rows)):
-        there = f"of {counted(len(rows), 'epoch')}, it keeps the {kept} best and the {kept} last"
-        fix = f"give --{how} 2 to {min(kept, len(rows))}" if min(kept, len(rows)) > 1 else "train with --keep-epochs"
+    epochs = kept_epochs.best_and_last(rows, column, kept)[0 if best else 1] if kept else []
+    if not 2 <= count <= len(epochs):
+        at_size = f" at {rows[-1]['size']:.0f} px" if "size" in rows[-1] else ""
+        there = f"of {counted(len(rows), 'epoch')}, it keeps the {kept} best and the {kept} last{at_size}"
+        more = f"there is one{at_size}; train more" if kept > 1 else "train with --keep-epochs"
+        fix = f"give --{how} 2 to {len(epochs)}" if len(epochs) > 1 else more
         raise UserError(f"{run.path}: --{how} {count}: {there if kept else 'it kept no epochs'}; {fix}")
-    epochs = kept_epochs.best_and_last(rows, column, kept)[0 if best else 1][:count]
+    epochs = epochs[:count]
     scores = {int(row["epoch"]): candidate(row, column)[0] for row in rows}
     return [Member(run, kept_epochs.file_of(run.path, epoch), epoch, scores[epoch]) for epoch in epochs]
 

@@ -1,8 +1,11 @@
 """`cxrdali average`: the mean of kept epochs' or of several runs' weights, as a run of its own."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
@@ -188,3 +191,28 @@ def test_a_run_that_kept_nothing_is_named(mean):
 def test_a_run_given_twice_has_no_say_twice(run):
     with pytest.raises(UserError, match="run: is given 2 times; give every run once"):
         of_runs([run, Run.open(run.path / ".." / run.path.name)])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "message"),
+    [
+        (
+            [32, 48],
+            2,
+            "--best 2: of 2 epochs, it keeps the 2 best and the 2 last at 48 px; there is one at 48",
+        ),
+        ([32, 48, 48], 3, "--best 3: of 3 epochs, it keeps the 2 best and the 2 last at 48 px; give --best 2 to 2"),
+        ([32, 48, 48], 2, None),
+    ],
+)
+def test_epochs_of_smaller_sizes_are_not_there(sizes, count, message):
+    rows = pd.DataFrame({"epoch": range(1, len(sizes) + 1), "mAP": 0.5, "size": sizes})
+    run = SimpleNamespace(
+        path=Path("run"), metrics=rows, chosen_by="mAP", check_finished=lambda _: None, setting=lambda *_: 2
+    )
+    if message is None:
+        assert [each.epoch for each in of_epochs(run, count, best=True)] == [2, 3]
+        return
+    with pytest.raises(UserError) as error:
+        of_epochs(run, count, best=True)
+    assert message in str(error.value)
