@@ -9,6 +9,7 @@ from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import labels_of, run_rows
 from cxrdali.runs.settings import TrainSettings
 from shards.dataset.dataset import Dataset
+from shards.errors import UserError
 
 EPOCHS, LR = 10, 1e-3
 # of the training of a whole network, which that of its classifier does not take over
@@ -30,7 +31,8 @@ def retrain_settings(
 
     changes: settings to have otherwise, by flat name, than the run's, or than these: class-balanced samples, plain BCE,
     a new classifier, no augmentation (augment: the run's), EPOCHS epochs at LR with one warm-up epoch. Raises UserError
-    if the run is not finished, or was trained on other data: its validation images might be trained on here.
+    if the run is not finished, or was trained on other data: its validation images might be trained on here; or its
+    classifier is kept for another head.
     """
     trained = Run.open(run)
     trained.check_of_images("retrain-head")
@@ -45,4 +47,10 @@ def retrain_settings(
         "loss": LOSSES["bce"](), "epochs": EPOCHS, "lr": LR, "checkpointing": False, **SHORT,
         **({} if augment else {"augment_preset": "none"}),
     }  # fmt: skip
-    return trained.settings.changed(**own).changed(**{**kept, **changes})
+    made = trained.settings.changed(**own).changed(**{**kept, **changes})
+    if kept and made.model.head != head:
+        raise UserError(
+            f"head kept: {run} has the head {head.name}, whose classifier fits no head {made.model.head.name} and no "
+            "other parameters; give --head new"
+        )
+    return made

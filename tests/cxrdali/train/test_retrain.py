@@ -18,6 +18,7 @@ from cxrdali.data.sampler import SAMPLERS
 from cxrdali.data.splits import train_and_validation
 from cxrdali.data.targets import targets
 from cxrdali.models.classifier import ModelOptions, create
+from cxrdali.models.head import HEADS
 from cxrdali.models.loss import LOSSES
 from cxrdali.models.weights import load_initial
 from cxrdali.predict.predict import PredictOptions, predict
@@ -395,6 +396,14 @@ def test_a_kept_classifier_starts_where_the_run_ended(finished, dataset, tmp_pat
     np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-3)
     quietly(crt(out, dataset, lr=1e-9, epochs=1), dataset, tmp_path / "new")
     assert np.abs(predictions.read(tmp_path / "new" / runs.VAL_PREDICTIONS).values - before).max() > 0.1
+
+
+def test_a_kept_classifier_is_that_of_the_run_s_own_head(finished, dataset):
+    message = "head kept: .* has the head linear, whose classifier fits no head csra .*; give --head new"
+    with pytest.raises(UserError, match=message):
+        retrain_settings(finished[0], dataset, {"new_head": False, "head": "csra"})
+    made = retrain_settings(finished[0], dataset, {"new_head": True, "head": "csra", "csra_lambda": 0.3})
+    assert made.model.head == HEADS["csra"](csra_lambda=0.3)
 
 
 def test_the_draws_are_balanced(finished, dataset, tmp_path, monkeypatch):
