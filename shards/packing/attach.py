@@ -95,8 +95,8 @@ def attach(
                 )
         new = {name: data for name, data in contents.items() if name not in attached}
         for name in new:
-            fix = {"fix": OTHER_NAME} if given[name].pseudo else {}
-            check_label_name(name, given[name].source, attached, **fix)
+            other = {"fix": OTHER_NAME} if given[name].pseudo else {}
+            check_label_name(name, given[name].source, attached, **other)
         _note(root, "labels", new)
         for name, data in new.items():
             write_bytes(root / labels_name(name), data)
