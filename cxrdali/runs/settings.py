@@ -255,7 +255,9 @@ def assigned(text: str, where: str = "") -> tuple[str, Any]:
         flat = names().flat_name(present(name.strip(), parsed))
         if parsed == "none" and type(None) in get_args(names().kind(flat)):
             return flat, None
-        return flat, names().read(flat, parsed)
+        kind = names().kind(flat)
+        is_text = kind is str or get_args(kind) == (str, type(None))  # of which 0.3 may be one, as of label_weight
+        return flat, names().read(flat, value.strip() if is_text and isinstance(parsed, bool | int | float) else parsed)
     except UserError as error:
         raise UserError(f"{where or f'--set {text}'}: {error}") from error
 

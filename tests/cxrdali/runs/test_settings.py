@@ -175,3 +175,9 @@ def test_reading_settings_and_recipes_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("value", ["1", "0.3", "inf"])
+def test_text_that_reads_as_a_number_stays_text(value):
+    assert assigned(f"csra_temperatures={value}") == ("csra_temperatures", value)
+    assert assigned("micro_batch=4") == ("micro_batch", 4) and assigned("label_weight=none") == ("label_weight", None)
