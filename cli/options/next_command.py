@@ -74,6 +74,7 @@ def _next_stage(settings, out: Path, given: Mapping, stored: Sequence[int]) -> s
     for name in ("labels", "uncertain", *of_packs, *FOLDS, "arch", "norm", "pool", "gem_p", "head", *head):
         if mine[name] != plain.get(name) and mine[name] is not None:
             value = ",".join(mine[name]) if name == "exclude" else mine[name]
+            value = str(value).lower() if isinstance(value, bool) and name in head else value  # as TOML has it
             words += ["--set", f"{name}={value}"] if name in head else option_words(name, value).split(" ", 1)
     for path in given["plugins"]:
         words += ["--plugins", path]

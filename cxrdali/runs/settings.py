@@ -30,6 +30,11 @@ MAY_DIFFER = (
     "augment_preset",  # what it stands for is compared
     "features",
 )
+# What a run over whole studies cannot have, as it is without: these choose or change single images of an epoch.
+OF_IMAGES = {
+    "sampler": "natural", "mix": "size", "oversample": None, "oversample_below": None, "mixup": None, "cutmix": None,
+    "schedule": None, "compile": None,
+}  # fmt: skip
 PATHS = ("init", "oversample_from", "exclude")  # compared by content: a path can be spelled in many ways
 RESOLVED = ("precision",)  # auto means another one elsewhere: config.json's own entry is compared
 
@@ -58,7 +63,7 @@ class TrainSettings:
     def __post_init__(self):
         check(self)
         batch, epochs, micro_batch = self.optimizer.batch, self.optimizer.epochs, self.runtime.micro_batch
-        if isinstance(micro_batch, int) and batch % micro_batch:
+        if self.study is None and isinstance(micro_batch, int) and batch % micro_batch:
             raise UserError(f"micro-batch {micro_batch}: must divide the batch, {batch}")
         planned = self.segments[-1].end
         if planned != epochs:
@@ -130,7 +135,7 @@ class TrainSettings:
                 fix = f"leave {name} out, or give --{name} {there}"
                 raise UserError(f"{name} {here}: the schedule ends with {last}; {fix}")
         for each in self.segments:
-            if isinstance(micro_batch, int) and (each.batch or 0) % micro_batch:
+            if self.study is None and isinstance(micro_batch, int) and (each.batch or 0) % micro_batch:
                 raise UserError(
                     f"micro-batch {micro_batch}: must divide the batch of {each} in the schedule; or give auto"
                 )
@@ -220,6 +225,14 @@ class StudySettings(TrainSettings):
 
     study: StudyOptions = field()  # type: ignore[misc]  # a run of images has none, as its class says
 
+    def __post_init__(self):
+        for name, plain in OF_IMAGES.items():
+            if (given := self.flat()[name] or None) != plain:
+                raise UserError(
+                    f"{spelled(name)} {given}: is for runs on single images, and this one sees studies; leave it out"
+                )
+        super().__post_init__()
+
 
 def settings_of(*layers: Mapping[str, Any], **given: Any) -> TrainSettings:
     """Settings from values by name: flat ("lr", "asl_clip") or dotted ("optimizer.lr").
@@ -249,7 +262,9 @@ def assigned(text: str, where: str = "") -> tuple[str, Any]:
         legal = names().field(flat).metadata.get("legal")
         if parsed == "none" and type(None) in get_args(names().kind(flat)) and not (legal and "none" in legal.choices):
             return flat, None
-        return flat, names().read(flat, parsed)
+        kind = names().kind(flat)
+        is_text = kind is str or get_args(kind) == (str, type(None))  # of which 0.3 may be one, as of label_weight
+        return flat, names().read(flat, value.strip() if is_text and isinstance(parsed, bool | int | float) else parsed)
     except UserError as error:
         raise UserError(f"{where or f'--set {text}'}: {error}") from error
 

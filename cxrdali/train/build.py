@@ -158,7 +158,7 @@ def build(
     trial = microbatch.Trial(settings, hardware, ranks, model, loss, (loader, val_loader), shape)
     micro_batch, searched = microbatch.resolve(trial, before and before.micro_batch)
     settings = settings.changed(micro_batch=micro_batch)
-    checks.check_norms(model, settings, micro_batch or shape.images)
+    checks.check_norms(model, settings, micro_batch or shape.images, shape.images)
     checks.check_pairs(settings, shape.images, ranks.world)
     if settings.study and not is_cached(settings, ranks.world):
         settings.study.check_fits(micro_batch)

@@ -96,7 +96,7 @@ def check(settings: TrainSettings, data: TrainingData, ranks: Ranks) -> None:
     samples = epoch_samples(data.sampler, data.epoch_rows)
     for each in settings.segments:
         try:
-            ranks.share(each.batch or samples, settings.runtime.micro_batch)
+            ranks.share(each.batch or samples, None if settings.study else settings.runtime.micro_batch)
             nearest_stored(data.dataset, each.size)
             if samples < (each.batch or samples):
                 raise UserError(

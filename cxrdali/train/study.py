@@ -11,7 +11,7 @@ from cxrdali.data.targets import PIECE, Targets
 from cxrdali.models.fusion_options import StudyOptions
 from cxrdali.runs.reader import Run
 from cxrdali.runs.same_data import labels_of, run_rows
-from cxrdali.runs.settings import StudySettings
+from cxrdali.runs.settings import TrainSettings
 from cxrdali.train.retrain import EPOCHS, SHORT
 from cxrdali.train.selection import TrainingData
 from shards.dataset.dataset import Dataset
@@ -21,7 +21,7 @@ LR, LR_OF_ALL = 1e-3, 1e-4  # of a frozen backbone, and of one that is trained t
 
 def study_settings(
     run: Path, dataset: Dataset, asked: StudyOptions, changes: Mapping[str, object], augment: bool = False
-) -> StudySettings:
+) -> TrainSettings:
     """Settings that train a fusion on the training images of `run`, scored on its own validation ones.
 
     changes: settings to have otherwise, by flat name, than the run's, or than these: a frozen backbone, every study
@@ -42,7 +42,7 @@ def study_settings(
         **({"augment_preset": "none"} if frozen and not augment else {}),
     }  # fmt: skip
     asked = asked if asked.features else replace(asked, features=str(run / "features"))
-    return trained.settings.changed(**own).changed(**changes).of_studies(asked)
+    return trained.settings.changed(**own).of_studies(asked).changed(**changes)
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def train(
     with told_if_full(SET_UP), joined(settings.runtime.device) as ranks, _alone(out, ranks):
         hardware = Hardware.resolve(ranks.device(settings.runtime.device), settings.runtime.precision)
         hardware.begin()
-        ranks.share(settings.optimizer.batch, settings.runtime.micro_batch)
+        ranks.share(settings.optimizer.batch, None if settings.study else settings.runtime.micro_batch)
         identity.check_described(out)
         data = select_data(settings, dataset, labels, out)
         settings = settings.resolved(len(data.train_rows))

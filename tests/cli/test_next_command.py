@@ -78,6 +78,13 @@ def test_a_run_of_another_name_is_named_as_the_start(work, stage1):
     assert words_of(done(work, *same).stdout, work) == words  # and once more when it was finished
 
 
+def test_the_parameters_of_a_head_are_taken_as_they_are_written(work, stage1):
+    of_head = ("--arch", "resnet10t", "--head", "csra", "--out", "attention")
+    words = words_of(done(work, "train", "--stage", 1, *SMALL, *of_head, "--data", "my pack").stdout, work)
+    assert "csra_temperatures=1" in words and "csra_norm=false" in words
+    done(work, *words, "--batch", 8, "--epochs", 1, "--warmup-epochs", 0)
+
+
 def test_after_other_commands(work, stage1):
     val, data = "my runs/stage1/val_predictions.parquet", ("--data", "my pack")
     said = done(work, "evaluate", val, "--draws", 0, *data).stdout

@@ -192,3 +192,9 @@ def test_reading_settings_and_recipes_imports_nothing_heavy():
 def test_patience_waits_for_what_the_run_is_about(given, epoch, finished):
     made = settings_of(stage=1, patience=2, epochs=10, **given)
     assert Progress.of(epoch, 1, 0.5, made).finished is finished
+
+
+@pytest.mark.parametrize("value", ["1", "0.3", "inf"])
+def test_text_that_reads_as_a_number_stays_text(value):
+    assert assigned(f"csra_temperatures={value}") == ("csra_temperatures", value)
+    assert assigned("micro_batch=4") == ("micro_batch", 4) and assigned("label_weight=none") == ("label_weight", None)

@@ -268,6 +268,31 @@ def test_small_micro_batches_and_unfinished_runs_are_refused(run, dataset, tmp_p
         asked(tmp_path / "begun", dataset)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sampler": "class-balanced"}, {"mix": "equal"}, {"mixup": 0.2}, {"cutmix": 1.0}, {"schedule": "32x1@8,48x1@8"},
+        {"oversample": ("Edema",)}, {"compile": True}, {"compile": "auto"},
+    ],
+    ids=lambda changes: "-".join(changes),
+)  # fmt: skip
+def test_what_is_of_single_images_is_refused(run, dataset, changes):
+    name = next(iter(changes)).replace("_", "-")
+    with pytest.raises(UserError, match=rf"^{name} .*: is for runs on single images, .*; leave it out$"):
+        asked(run, dataset, **changes)
+
+
+def test_a_network_that_cannot_train_on_one_image_names_the_micro_batch_that_helps(dataset, tmp_path):
+    one = tmp_path / "one-value"
+    given = {"stage": 1, "size": 32, "batch": 8, "epochs": 1, "arch": "test_efficientnet", "pretrained": False}
+    train(settings_of(**given, device="cpu"), dataset, one)
+    of_all = {"frozen": False, "epochs": 1, "batch": 4}
+    with pytest.raises(UserError, match="cannot train on 1 image of 32 px .* --micro-batch 32, so that a batch is one"):
+        train(asked(one, dataset, **of_all), dataset, tmp_path / "out")
+    train(asked(one, dataset, **of_all, micro_batch=32), dataset, tmp_path / "out")
+    assert Run.open(tmp_path / "out").settings.runtime.micro_batch == 32
+
+
 def test_the_average_of_weights_holds_the_fusion_too(run, dataset):
     out = run.with_name("averaged")
     train(asked(run, dataset, ema=0.5, clip_norm=1.0, epochs=1, batch=4), dataset, out)
