@@ -8,7 +8,7 @@ from cli.options import folders
 from cli.options.fields import Choice, field_options, filled
 from cli.options.folders import FILE
 from cli.options.imports import quick_imports
-from cli.options.runs import RunFolder
+from cli.options.run_folder import RunFolder
 from cxrdali.export.options import TARGETS, ExportOptions
 
 

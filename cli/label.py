@@ -7,9 +7,9 @@ import click
 from cli.options import folders
 from cli.options.fields import field_options, filled
 from cli.options.folders import FILE
-from cli.options.runs import RunFolder
+from cli.options.run_folder import RunFolder
 from cli.options.table_options import read_columns, release_option, table_options
-from cxrdali.predict.options import PseudoOptions
+from cxrdali.predict.pseudo_options import PseudoOptions
 from shards.words import counted
 
 PSEUDO = tuple(each.name for each in fields(PseudoOptions))

@@ -6,7 +6,8 @@ from cli.options import folders, tables
 from cli.options.fields import field_options, filled
 from cli.options.gpus import gpus_option, shared_out
 from cli.options.imports import quick_imports
-from cli.options.runs import RunFolder, split_option
+from cli.options.run_folder import RunFolder
+from cli.options.runs import split_option
 from cxrdali.predict.options import JudgeOptions, PredictOptions
 from shards.words import counted
 

@@ -5,7 +5,7 @@ import click
 from cli.options import folders
 from cli.options.fields import field_options, filled
 from cli.options.imports import quick_imports
-from cli.options.runs import RunFolder
+from cli.options.run_folder import RunFolder
 from cxrdali.predict.options import ReferenceOptions
 from shards.words import counted
 

@@ -4,7 +4,7 @@ import click
 
 from cli.options.fields import field_options, filled
 from cli.options.imports import quick_imports
-from cli.options.runs import RunFolder
+from cli.options.run_folder import RunFolder
 from cxrdali.predict.options import JudgeOptions
 from cxrdali.serve.options import ServeOptions
 

@@ -5,6 +5,7 @@ Groups of settings, losses, samplers and heads are frozen dataclasses of such fi
 """
 
 import functools
+import math
 import tomllib
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -52,6 +53,10 @@ def from_zero_below(high: float) -> Legal:
     return Legal(lambda value: 0 <= value < high, f"0 or more, below {high}")
 
 
+PART = Legal(lambda value: 0 <= value <= 1, "0 to 1")
+CAP = Legal(lambda value: value == 0 or 1 <= value < 1e9, "1 or more, or 0 for none")
+
+
 def setting(
     default: Any = MISSING,
     help: str = "",
@@ -90,6 +95,8 @@ def check(group: Any) -> None:
         if legal is not None and value is not None and not legal.fits(value):
             hint = did_you_mean(str(value), legal.choices)
             raise UserError(f"{spelled(each.name)} {value!r}: {hint}{legal.words}")
+        if isinstance(value, float) and not math.isfinite(value):  # no JSON has it, so no run could be opened again
+            raise UserError(f"{spelled(each.name)} {value!r}: give a finite number, or leave it out")
 
 
 def spelled(name: str) -> str:
@@ -101,6 +108,8 @@ def option_words(name: str, value: object) -> str:
     """A setting and its value as the command line takes them."""
     if value is True:
         return f"--{spelled(name)}"
+    if value is None:
+        return f"--set {name}=none"
     value = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
     return f"--set {name}=false" if value is False else f"--{spelled(name)} {value}"
 

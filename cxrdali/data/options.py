@@ -14,7 +14,7 @@ from cxrdali.data.uncertain import UNCERTAIN, canonical, smoothed
 from cxrdali.registry import choice
 from cxrdali.runtime.limits import default_threads
 from cxrdali.runtime.options import DECODE
-from cxrdali.setting import Legal, at_least, check, from_zero_below, one_of, setting, spelled
+from cxrdali.setting import PART, Legal, at_least, check, from_zero_below, one_of, setting, spelled
 from shards.dataset.synonyms import FindingsMap
 from shards.errors import UserError
 
@@ -88,9 +88,8 @@ class FoldOptions:
         if self.fold_rule == "catalog" and (self.stratify or self.fold_seed):
             raise UserError("fold-rule catalog: has neither a fold-seed nor stratify; leave these out")
 
-    @property
-    def shares_patients(self) -> bool:
-        """Whether several packs have the same patients."""
+    def shares_patients(self, pack: str) -> bool:
+        """Whether another pack has the same patients as this one of several; "": as one that is looked at alone."""
         return False
 
     @property
@@ -131,7 +130,7 @@ class DataSettings(FoldOptions):
         1.0,
         "With --schedule: the share of dropout, drop-path, mixup and cutmix that the first size has, 0 to 1. It grows "
         "by equal steps from size to size, and the last has all of it (as in EfficientNetV2's progressive learning).",
-        Legal(lambda value: 0 <= value <= 1, "0 to 1"),
+        PART,
         before=1.0,
     )
     uncertain: str = setting(
@@ -283,9 +282,8 @@ class DataSettings(FoldOptions):
             )
             raise UserError(f"oversampling by AP needs {missing} decides; give both")
 
-    @property
-    def shares_patients(self) -> bool:
-        return self.same_patients is not None
+    def shares_patients(self, pack: str) -> bool:
+        return any(pack in ("", *group) for group in patient_groups(self.same_patients))
 
     @property
     def soft_targets(self) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import betaincinv
 
 from cxrdali.data import gpu
 from cxrdali.data.augment.augmentation import own_numbers
@@ -39,6 +38,8 @@ class Pairs:
         numbers = own_numbers("pairs", 4, self.seed, epoch, start, count)[::2]
         cut = numbers[:, 0] < (0.5 if self.mixup and self.cutmix else float(self.cutmix > 0))
         alpha = np.where(cut, self.cutmix, self.mixup)
+        from scipy.special import betaincinv  # here: a run without mixup does not wait for it
+
         stays = betaincinv(alpha, alpha, numbers[:, 1])
         side = np.sqrt(1 - stays) * size
         first = np.rint(numbers[:, 2:4] * size - side[:, None] / 2)  # its centre is anywhere: part may lie outside

@@ -24,7 +24,7 @@ def train_and_validation(dataset: Dataset, labels: Labels, options: FoldOptions)
     """Rows of the released training split: those of all folds but one, and those of the one: int64 [n], int64 [m].
 
     Both of the view in `options` alone; folds are made of all images, so they are the same for each view. Pseudo-labels
-    never validate: all of them train, but for the fold's patients where packs have the same ones.
+    never validate: all of them train, but for the fold's patients where another pack has the same ones.
     """
     released, fold = in_folds(dataset, labels, options)
     inside, kept = fold == options.fold, np.ones(len(fold), dtype=bool)
@@ -33,7 +33,7 @@ def train_and_validation(dataset: Dataset, labels: Labels, options: FoldOptions)
         place = slice(*np.searchsorted(released, [part.start, part.stop]))
         own = inside[place]
         if part in pseudo:
-            kept[place], inside[place] = ~own if options.shares_patients else True, False
+            kept[place], inside[place] = ~own if options.shares_patients(part.name) else True, False
             continue
         if own.all() or not own.any():
             holds = "all" if own.any() else "none"
@@ -85,18 +85,19 @@ def _in_folds(dataset: Dataset, labels: Labels, options: FoldOptions) -> tuple[n
     codes = codes[released]
     present = np.bincount(codes, minlength=len(ids)) > 0
     number = int(present.sum())
-    if number < options.folds:
+    predicted = labels.pseudo is not None  # they need no fold but that of another pack's patients, which ids decide
+    if number < options.folds and not predicted:
         raise UserError(
             f"{dataset.root}: {number} {options.group} groups in the training split of {labels.name!r}, "
             f"{options.folds} folds need at least as many; pack more images"
         )
-    if options.fold_rule == "catalog":
+    if options.fold_rule == "catalog" and not predicted:
         from sklearn.model_selection import GroupKFold  # most of a second of import time, for older runs alone
 
         fold = np.empty(len(released), dtype=np.int64)
         for number, (_, inside) in enumerate(GroupKFold(options.folds).split(released, groups=codes)):
             fold[inside] = number
-    elif options.stratify:
+    elif options.stratify and not predicted:
         groups = ids.to_numpy(zero_copy_only=False)[codes]
         fold = balanced_parts(groups, options.folds, options.fold_seed, labels.values[released] == 1)
     else:

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from cxrdali.registry import Named, Registry
-from cxrdali.setting import Legal, setting
+from cxrdali.setting import CAP, Legal, setting
 from shards.errors import UserError
 
 Tensor = Any  # torch.Tensor: nothing here imports torch, which takes seconds, not even for its types
@@ -120,7 +120,6 @@ def focal_gamma() -> Any:
 
 AUTO = "auto"  # of cb_beta: `auto_beta`, by which a run that begins replaces it
 _BETA = Legal(lambda beta: beta == AUTO if isinstance(beta, str) else 0 <= beta < 1, f"0 or more, below 1, or {AUTO}")
-_CAP = Legal(lambda cap: cap == 0 or 1 <= cap < 1e9, "1 or more, or 0 for none")
 
 
 def cb_beta() -> Any:
@@ -137,7 +136,7 @@ def cb_cap() -> Any:
         50.0,
         "largest weight, in medians of all weights: a finding of few images cannot press down all others; 0: none, as "
         "Cui et al. published.",
-        _CAP,
+        CAP,
         before=0.0,
     )
 

@@ -12,6 +12,7 @@ from cxrdali import predictions
 from cxrdali.data.loader import Loader
 from cxrdali.data.options import LoaderOptions
 from cxrdali.data.targets import check_labelled, targets
+from cxrdali.models.classifier import Classifier
 from cxrdali.predict.heatmaps import attention_maps, check_attention, heat_maps, map_layer
 from cxrdali.predict.options import ExplainOptions, PredictOptions
 from cxrdali.predict.predict import check_varies, load_run_model, predict, split_rows, weights_of
@@ -141,11 +142,7 @@ def explain(
     weights = weights_of(trained, how, say=stored)  # else `predict` says it
     with told_if_full(NO_ROOM):
         model = load_run_model(trained, weights).to(hardware.device)
-    layer = None
-    if options.method == "grad-cam":  # before a prediction that may take an hour
-        layer = map_layer(model, size, options.layer)
-    else:
-        check_attention(model, options.method)
+    layer = _layer(model, size, options)  # before a prediction that may take an hour
 
     path = trained.val_predictions if stored else run
     predicted = _predictions(trained, dataset, options.split, replace(how, labels=table.name), stored)
@@ -177,6 +174,14 @@ def explain(
     shown.sort(key=lambda each: -each.positives)
     name = run.name if how.weights is None else f"{run.name} + {weights.name}"
     return Explanation(name, dataset, table.name, options.split, size, options.method, layer, tuple(shown), without)
+
+
+def _layer(model: Classifier, size: int, options: ExplainOptions) -> str | None:
+    """Whose output Grad-CAM is of; None of attention. Raises UserError if the model has no such map."""
+    if options.method == "grad-cam":
+        return map_layer(model, size, options.layer)
+    check_attention(model, options.method)
+    return None
 
 
 def _shown(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 
 from cxrdali import predictions as tables
 from cxrdali.postprocess import thresholds
-from cxrdali.predict.options import PseudoOptions
+from cxrdali.predict.pseudo_options import PseudoOptions
 from cxrdali.predictions import Kind, Predictions
 from cxrdali.runs.reader import Run
 from cxrdali.runs.seen import Seen, seen_by
@@ -35,7 +35,8 @@ class PseudoLabels:
 def make(path: Path, dataset: PackedDataset, options: PseudoOptions, teachers: Sequence[Path] = ()) -> PseudoLabels:
     """Labels of a table of predictions of a pack's images.
 
-    teachers: folders of the runs that predicted them, whose lists of images that they have seen are kept with them.
+    teachers: folders of the runs that predicted them, whose lists of images that they have seen are kept with them. Of
+    a run of the table that is not among them, nobody knows what it has seen.
 
     Raises UserError for mean ranks, images that the pack does not have, another run, or thresholds that do not fit.
     """
@@ -44,10 +45,15 @@ def make(path: Path, dataset: PackedDataset, options: PseudoOptions, teachers: S
     about, seen = predicted.provenance, Seen()
     if about.kind == Kind.RANK:
         raise UserError(f"{path}: mean ranks are no probabilities; give the tables before they are pooled by rank")
-    for run in map(Run.open, teachers):
-        if run.name not in (about.run or run.name):
+    runs = [Run.open(folder) for folder in teachers]
+    names = _runs(about.run)
+    for run in runs:
+        if about.run and run.name not in names:
             raise UserError(f"{run.path}: is not {about.run}, which predicted {path}; give the folder of its run")
         seen = together(seen, seen_by(run, dataset))
+    if runs:
+        absent = (name for name in names if name not in [run.name for run in runs])
+        seen = replace(seen, unknown=(*seen.unknown, *absent))
     values = _values(path, predicted, options)
     found = {
         "how": options.how, "run": about.run or str(path), "labels": about.labels, "dataset": about.dataset,
@@ -60,6 +66,12 @@ def make(path: Path, dataset: PackedDataset, options: PseudoOptions, teachers: S
     table = pd.DataFrame({"split": "train", **columns}, index=index)
     metadata = {PSEUDO_KEY: json.dumps(found).encode(), **({SEEN_KEY: seen.as_bytes()} if seen.runs else {})}
     return PseudoLabels(predicted.findings, table, metadata, (known, values.size))
+
+
+def _runs(predicted_by: str | None) -> list[str]:
+    """The names in a table's words: "A", "A + weights.safetensors", or "ensemble of A, B"."""
+    each = (predicted_by or "").removeprefix("ensemble of ").split(", ")
+    return [name for name in (text.partition(" + ")[0] for text in each) if name]
 
 
 def _values(path: Path, predicted: Predictions, options: PseudoOptions) -> np.ndarray:

@@ -77,7 +77,7 @@ class OptimizerSettings:
     )
     patience: int | None = setting(
         None,
-        "End after so many epochs without a better one; those before --drw-epoch do not count.",
+        "End after so many epochs without a better one; --head-epochs and those before --drw-epoch do not count.",
         at_least(1),
         otherwise="never",
     )
@@ -107,6 +107,12 @@ class OptimizerSettings:
         if self.ema is not None and self.ema_half_life is not None:
             raise UserError(
                 f"ema {self.ema}: its decay is given as ema-half-life {self.ema_half_life:g}, too; leave one out"
+            )
+        if self.ema_decay in (0, 1):
+            what = "would never move" if self.ema_decay else "would be the weights themselves"
+            raise UserError(
+                f"ema-half-life {self.ema_half_life:g}: with a batch of {self.batch} the average {what}; give a number "
+                "of images, such as 200000"
             )
         if self.ema_warmup and self.ema_decay is None:
             raise UserError("ema-warmup: there is no average of weights; give --ema or --ema-half-life, too")

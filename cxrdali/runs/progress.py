@@ -36,10 +36,10 @@ class Progress:
     def of(
         cls, epoch: int, best_epoch: int, best_score: float | None, settings: TrainSettings, packs: bool = False
     ) -> "Progress":
-        """packs: whether it trains on several. Deferred re-weighting and the last size of a schedule get their chance:
-        epochs before them do not count against the patience."""
+        """packs: whether it trains on several. The backbone after head epochs, deferred re-weighting and the last size
+        of a schedule get their chance: epochs before them do not count against the patience."""
         how, last = settings.optimizer, settings.segments[-1]
-        without_better = epoch - max(best_epoch, settings.loss.deferred_epochs, last.start)
+        without_better = epoch - max(best_epoch, how.head_epochs, settings.loss.deferred_epochs, last.start)
         finished = epoch >= how.epochs or (how.patience is not None and without_better >= how.patience)
         known = best_score if best_score is not None and math.isfinite(best_score) else None
         metric = layout.chosen_by(how.select_by, how.select_pack, packs, how.select_view)

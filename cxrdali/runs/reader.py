@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,7 +197,9 @@ class Run:
 
     @property
     def fold(self) -> "FoldOptions":
-        return self.settings.data
+        """How training images are divided; of one of several packs, as that was (`of_pack`)."""
+        data, pack = self.settings.data, self.config["dataset"].get("name")
+        return data if not pack or data.shares_patients(pack) else replace(data, same_patients=None)
 
     @property
     def device(self) -> str:

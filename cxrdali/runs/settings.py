@@ -75,6 +75,11 @@ class TrainSettings:
         if head_epochs and (model.frozen or not (model.init or model.pretrained)):
             why = "with --frozen, all are" if model.frozen else "a backbone from scratch is random; give --init"
             raise UserError(f"head-epochs {head_epochs}: {why}")
+        if model.frozen and self.optimizer.layer_decay is not None:
+            raise UserError(
+                f"layer-decay {self.optimizer.layer_decay:g}: with --frozen the classifier alone is trained, at the "
+                "whole rate; leave it out"
+            )
         if self.model.head.bounded and self.loss.logit_scale == 1:
             raise UserError(
                 f"head {self.model.head.name}: its output lies between -1 and 1 and the loss {self.loss.name} has no "
@@ -232,7 +237,8 @@ def settings_of(*layers: Mapping[str, Any], **given: Any) -> TrainSettings:
 def assigned(text: str, where: str = "") -> tuple[str, Any]:
     """NAME=VALUE or GROUP.NAME=VALUE as a flat name and a value, read as TOML, or as text where it is none.
 
-    `none` stands for no value, which TOML cannot write. Raises UserError for an unknown setting or another type.
+    `none` stands for no value, which TOML cannot write, unless it is one of the setting's own names. Raises UserError
+    for an unknown setting or another type.
     """
     name, given, value = text.partition("=")
     if not given:
@@ -240,7 +246,8 @@ def assigned(text: str, where: str = "") -> tuple[str, Any]:
     parsed = literal(value)
     try:
         flat = names().flat_name(present(name.strip(), parsed))
-        if parsed == "none" and type(None) in get_args(names().kind(flat)):
+        legal = names().field(flat).metadata.get("legal")
+        if parsed == "none" and type(None) in get_args(names().kind(flat)) and not (legal and "none" in legal.choices):
             return flat, None
         return flat, names().read(flat, parsed)
     except UserError as error:

@@ -70,7 +70,7 @@ class Base:
 
     def labelled(self, split: str) -> bool:
         """Whether any finding of any image of the split is known."""
-        return bool((self.labels.values[self.splits[split]] != Labels.BLANK).any())
+        return bool((self.labels.values[self.splits[split]] < Labels.UNKNOWN).any())
 
 
 @dataclass(frozen=True)

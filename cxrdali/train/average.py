@@ -20,7 +20,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from cxrdali.data.loader import Loader
-from cxrdali.data.schedule import at
 from cxrdali.models.checkpoint_file import read_weights
 from cxrdali.models.weights_file import identity as content
 from cxrdali.runs import kept_epochs
@@ -65,18 +64,23 @@ def of_epochs(run: Run, count: int, best: bool) -> list[Member]:
     run.check_finished("finish it first")
     kept = run.setting("keep_epochs", 0)
     rows, column = run.metrics.to_dict("records"), run.chosen_by
-    if not 2 <= count <= min(kept, len(rows)):
-        there = f"of {counted(len(rows), 'epoch')}, it keeps the {kept} best and the {kept} last"
-        fix = f"give --{how} 2 to {min(kept, len(rows))}" if min(kept, len(rows)) > 1 else "train with --keep-epochs"
+    epochs = kept_epochs.best_and_last(rows, column, kept)[0 if best else 1]
+    if not 2 <= count <= len(epochs):
+        last = " of its last size" if run.setting("schedule") else ""
+        there = f"of {counted(len(rows), 'epoch')}, it keeps the {kept} best and the {kept} last{last}"
+        more = "train with --keep-epochs 2 or more" if kept < 2 else f"train more epochs{last}"
+        fix = f"give --{how} 2 to {len(epochs)}" if len(epochs) > 1 else more
         raise UserError(f"{run.path}: --{how} {count}: {there if kept else 'it kept no epochs'}; {fix}")
-    epochs = kept_epochs.best_and_last(rows, column, kept)[0 if best else 1][:count]
     scores = {int(row["epoch"]): candidate(row, column)[0] for row in rows}
-    return [Member(run, kept_epochs.file_of(run.path, epoch), epoch, scores[epoch]) for epoch in epochs]
+    return [Member(run, kept_epochs.file_of(run.path, epoch), epoch, scores[epoch]) for epoch in epochs[:count]]
 
 
 def of_runs(runs: Sequence[Run]) -> list[Member]:
-    """The best weights of several finished runs."""
+    """The best weights of several finished runs. Raises UserError for a run that is given twice, or is not finished."""
+    paths = [run.path.resolve() for run in runs]
     for run in runs:
+        if paths.count(run.path.resolve()) > 1:
+            raise UserError(f"{run.path}: is given {paths.count(run.path.resolve())} times; give every run once")
         run.check_finished("finish it first")
     return [Member(run, run.best_weights(), run.progress.best_epoch, run.best[run.chosen_by]) for run in runs]
 
@@ -101,18 +105,17 @@ def average(members: Sequence[Member], dataset: Dataset, out: Path, device: str 
     asked = {"device": device, "precision": "auto", "compile": False, "cache_features": False, **PLAIN_STEPS}
     settings = run.settings.changed(init=str(run.path), new_head=False, **asked)
     data = select_data(run.settings, dataset, labels, run.path)
-    data = replace(data, seen=_seen(members, dataset, data, settings))
+    data = replace(data, seen=_seen(members, dataset, data, settings), leak=_leak(members))
     data = by_study(data) if settings.study else data
     hardware = Hardware.resolve(device, "auto")
     hardware.begin()
-    own = settings.at(at(settings.segments, members[0].epoch - 1))  # in a run over several sizes, that of these weights
-    parts = build(own, data, hardware, Ranks(), Loader, Continued(weights, None, about))
+    parts = build(settings, data, hardware, Ranks(), Loader, Continued(weights, None, about))
     started, images = time.perf_counter(), 0
     if any(isinstance(each, _BatchNorm) for each in parts.model.modules()) and not settings.model.frozen:
         torch.manual_seed(settings.seed)
         with hardware.autocast():
             update_bn(_batches(parts), parts.model)
-        images = parts.steps_per_epoch * own.optimizer.batch
+        images = parts.steps_per_epoch * settings.optimizer.batch
         log.info("batch normalisation: statistics computed anew, on the training images of one epoch")
     passed = time.perf_counter() - started
     (found,) = validate(parts, settings.optimizer.epochs - 1, out, lambda: None)
@@ -154,8 +157,8 @@ def _seen(members: Sequence[Member], dataset: Dataset, data: TrainingData, setti
     for other in {each.run.path: each.run for each in reversed(members)}.values():
         if other.selection.get("val_sha256") != run.selection.get("val_sha256"):
             raise UserError(
-                f"{other.path}: has other validation images than {run.path}, so one of them was trained on those of "
-                "the other; average runs of one --fold"
+                f"{other.path}: has other validation images than {run.path}, so nothing scores both; average runs of "
+                "one --fold and --view"
             )
         mine = seen_by(other, dataset)
         leak = mine.among(dataset, data.labels, data.val_rows, settings.data.group, "validation images")
@@ -164,6 +167,13 @@ def _seen(members: Sequence[Member], dataset: Dataset, data: TrainingData, setti
         found = mine if found is None else together(found, mine)
     assert found is not None
     return found
+
+
+def _leak(members: Sequence[Member]) -> tuple[str, ...] | None:
+    """On how many validation images any of them was trained, by --allow-leak; None if that of one is not known."""
+    noted = [each.run.config.get("seen") for each in members]
+    found = tuple(dict.fromkeys(words for each in noted for words in each or ()))
+    return found or (None if None in noted else ())
 
 
 def _mean(members: Sequence[Member]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -130,7 +130,7 @@ def _describe_steps(settings: TrainSettings) -> None:
         layers = "" if how.layer_decay is None else f", times {how.layer_decay:g} a layer towards the images"
         log.info(f"lr {how.lr:g}{layers}; of the classifier {how.rate_of_head:g}")
     if how.ema_decay is not None:
-        half = how.batch * math.log(0.5) / math.log(how.ema_decay)
+        half = how.ema_half_life or how.batch * math.log(0.5) / math.log(how.ema_decay)
         log.info(
             f"moving average of the weights, decay {how.ema_decay:.8g}: half of it is of the last {half:,.0f} images; "
             "the better of the two is the best"

@@ -75,11 +75,10 @@ def dry_run(settings: TrainSettings, dataset: Dataset, out: Path, recipe: dict |
         cached = is_cached(settings, parts.ranks.world) and not parts.model.seen.why
         begun = loaded or {"epoch": 0, "position": 0}
         found.append(_measured(parts, begun, cached))
-        asked = {name: getattr(settings.runtime, name) for name in ("micro_batch", "compile")}
-        for segment in parts.settings.segments:
+        whole = trial.changed(labels=parts.settings.data.labels).resolved(len(parts.data.train_rows))
+        for segment in whole.segments:
             if segment.start > begun["epoch"]:  # of new weights, which take as long
-                there = parts.settings.changed(**asked).at(segment)
-                later = build(there, parts.data, parts.hardware, parts.ranks)
+                later = build(whole.at(segment), parts.data, parts.hardware, parts.ranks)
                 found.append(_measured(later, {"epoch": segment.start, "position": 0}, cached))
         raise _Measured
 

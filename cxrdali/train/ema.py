@@ -63,9 +63,11 @@ class Ema:
             kept[name].copy_(before)
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The backbone's state, with the averages in it."""
-        averaged = {name.replace(DOT, "."): value for name, value in self._kept.module.state_dict().items()}
-        return {**self._backbone.state_dict(), **averaged}
+        """The backbone's state, with the averages in it, also under second names of a tensor (CoaT has such)."""
+        kept = self._kept.module.state_dict()
+        averaged = {id(value): kept[name] for name, value in self._of.state_dict(keep_vars=True).items()}
+        own = self._backbone.state_dict(keep_vars=True)
+        return {name: averaged.get(id(value), value.detach()) for name, value in own.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "average": self._kept.module.state_dict()}

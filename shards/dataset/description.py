@@ -28,18 +28,24 @@ def subjects_name(name: str) -> str:
     return f"subjects/{name}.parquet"
 
 
-def check_label_name(name: str, source: Location | str, others: Iterable[str] = (), what: str = "labels") -> None:
-    """What a new label release, or table of people, may be called, beside others. Raises UserError naming its file,
-    `source`."""
+def check_label_name(
+    name: str,
+    source: Location | str,
+    others: Iterable[str] = (),
+    what: str = "labels",
+    fix: str = "rename the file",
+) -> None:
+    """What a new label release, or table of people, may be called, beside others. fix: how it gets another name. Raises
+    UserError naming its file, `source`."""
     safe = name.isprintable() and name == name.strip() and "/" not in name and name[:1] not in ("", ".")
     if not safe or len(name.encode()) > LONGEST:
         raise UserError(
-            f"{source}: {ascii(name)[:LONGEST]} cannot be the name of {what}; rename the file: 1 to {LONGEST} bytes, "
+            f"{source}: {ascii(name)[:LONGEST]} cannot be the name of {what}; {fix}: 1 to {LONGEST} bytes, "
             "printable, no / and no dot or blank at its start"
         )
     for other in others:
         if other != name and other.casefold() == name.casefold():  # one file, on some disks
-            raise UserError(f"{source}: {what} {other!r} and {name!r} differ in upper and lower case; rename the file")
+            raise UserError(f"{source}: {what} {other!r} and {name!r} differ in upper and lower case; {fix}")
 
 
 def dataset_identity(info: Mapping) -> str:

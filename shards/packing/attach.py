@@ -24,6 +24,7 @@ from shards.dataset.description import (
     subjects_name,
     write_description,
 )
+from shards.dataset.labels import PSEUDO_KEY
 from shards.dataset.packed import PackedDataset
 from shards.errors import UserError
 from shards.packing.make_shard import WORK
@@ -48,6 +49,7 @@ from shards.storage.sealed import parse_json
 
 log = logging.getLogger(__name__)
 
+OTHER_NAME = "give another --name"  # to pseudo-labels, which are not named after their file
 # In .packing/, of each kind of table: names of those that are being attached or removed.
 NOTES = {"labels": "labels.json", "subjects": "subjects.json"}
 
@@ -87,13 +89,15 @@ def attach(
         attached = info["labels"]
         for name, data in contents.items():
             if attached.get(name, sha256_bytes(data)) != sha256_bytes(data):
+                fix = f"{OTHER_NAME}, or " if given[name].pseudo else ""
                 raise UserError(
-                    f"{root}: labels {name!r} are attached with other content; "
+                    f"{root}: labels {name!r} are attached with other content; {fix}"
                     f"remove them first: cxrdali label {root} --remove {name}"
                 )
         new = {name: data for name, data in contents.items() if name not in attached}
         for name in new:
-            check_label_name(name, given[name].source, attached)
+            fix = {"fix": OTHER_NAME} if given[name].pseudo else {}
+            check_label_name(name, given[name].source, attached, **fix)
         _note(root, "labels", new)
         for name, data in new.items():
             write_bytes(root / labels_name(name), data)
@@ -174,16 +178,19 @@ def _say(info: dict, names: Iterable[str]) -> None:
 
 
 def detach(root: Location, name: str) -> None:
-    """Remove a label release. Raises UserError if it is not attached. The default becomes the first of the others."""
+    """Remove a label release. Raises UserError if it is not attached. The default becomes the first of the others that
+    no run predicted."""
     root = _on_this_machine(root)
     with _writing(root) as info:
         if name not in info["labels"]:
             attached = ", ".join(sorted(info["labels"])) or "none"
             raise UserError(f"{root}: no labels {name!r} to remove; attached are {attached}")
+        opened, others = PackedDataset.open(root), info["labels"].keys() - {name}
+        if was_default := info["default_labels"] == name:
+            real = (each for each in others if PSEUDO_KEY not in opened.label_file(each).metadata())
+            info["default_labels"] = min(real, default=None)
         _note(root, "labels", [name])
         del info["labels"][name]
-        if was_default := info["default_labels"] == name:
-            info["default_labels"] = min(info["labels"], default=None)
         write_description(root, info)
         (root / labels_name(name)).unlink(missing_ok=True)
         _say(info, [name])

@@ -36,12 +36,17 @@ def test_the_table_has_cost_and_worth_of_each_part(results):
     ]
     scores = [scored("plain", 0.25), scored("ema", 0.3), scored("mild", 0.23)]
     (results / "parts.json").write_text(json.dumps({"scores": scores, "differences": differences}))
+    large = [{"run": "gem", "split": "test", "metric": "mAP", "mean": 0.03, "low": -0.01, "high": 0.07, "p_holm": 0.2}]
+    scores = [scored("plain", 0.35), scored("gem", 0.38)]
+    (results / "parts-large.json").write_text(json.dumps({"scores": scores, "differences": large}))
     text = parts.section()
-    assert "| plain | 1.00 x | +0 | 0.250 ± 0.010 |  |  |  |" in text
-    assert "| ema | 1.10 x | +9 | 0.300 ± 0.010 | +0.050 | +0.010 to +0.090 | 0.034 |" in text, "the newest row counts"
-    assert "| mild | not measured | not measured | 0.230 ± 0.010 | -0.020 | -0.030 to -0.010 |  |" in text
-    assert "| gem | 1.00 x | -1 | not measured | not measured | not measured | not measured |" in text
-    assert "above zero: ema. Lower with one below zero: mild." in text and "means of 4 seeds" in text
+    assert "| plain | 1.00 x | +0 |  |  |  |  |" in text
+    ema = "| ema | 1.10 x | +9 | +0.050 (+0.010 to +0.090) | 0.034 | not measured | not measured |"
+    assert ema in text, "the newest row counts"
+    assert "| mild | not measured | not measured | -0.020 (-0.030 to -0.010) |  | not measured |" in text
+    assert "| gem | 1.00 x | -1 | not measured | not measured | +0.030 (-0.010 to +0.070) | 0.2 |" in text
+    assert "above zero: ema. Lower with one below zero: mild." in text and "0.250 ± 0.010, 4 seeds" in text
+    assert "**20,000 studies**" in text and "above zero: none. Lower with one below zero: none." in text
     assert "plain: 0.200 s a step, 500 MiB" in text and "commit 012345678" in text
 
 

@@ -141,7 +141,7 @@ def test_probabilities_are_for_the_last_step_only(folder, pack_folder):
         ("postprocess a.test.parquet --fit a.train.parquet --out a.train.parquet", 1, "is made from; give another"),
         ("submit a.train.parquet --template template.csv --out s.zip", 1, "template.csv is not in the predictions"),
         ("submit a.test.parquet --template template.csv --out s.tar", 1, "a submission is a .zip"),
-        ("submit a.test.parquet --out s.zip", 2, "Missing option '--template'"),
+        ("submit a.test.parquet --out s.zip", 2, "give --form, of a challenge that is known, or --template"),
     ],
 )
 def test_mistakes_are_named(folder, pack_folder, arguments, code, said):

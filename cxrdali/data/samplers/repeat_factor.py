@@ -7,10 +7,8 @@ import numpy as np
 
 from cxrdali.data.order import DRAWS, stream
 from cxrdali.data.sampler import Sampler
-from cxrdali.setting import Legal, above, one_of, setting
+from cxrdali.setting import CAP, above, one_of, setting
 from shards.randomness import WORDS_PER_COUNT, permutation, raw_words, unit_floats
-
-_CAP = Legal(lambda cap: cap == 0 or 1 <= cap < 1e9, "1 or more, or 0 for none")
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class RepeatFactor(Sampler):
     repeat_threshold: float = setting(
         0.01, "frequency f of a finding below which its images are repeated.", above(0, at_most=1)
     )
-    repeat_cap: float = setting(10.0, "how often an image comes at most; 0: any number.", _CAP)
+    repeat_cap: float = setting(10.0, "how often an image comes at most; 0: any number.", CAP)
     repeat_rounding: str = setting(
         "stochastic",
         "an image of factor 2.3 comes three times in 30 % of the epochs and else twice; or fixed: twice in all.",

@@ -26,7 +26,7 @@ from shards.storage.for_people import unguarded
 
 NO_SPLIT = "no split"
 BLANK_POSITION = "(blank)"
-VALUES = {"positive": 1, "negative": 0, "uncertain": -1, "blank": Labels.BLANK}
+VALUES = {"positive": 1, "negative": 0, "uncertain": -1, "blank": Labels.BLANK, "not known": Labels.UNKNOWN}
 FIRST_IDS = 3  # of the rejects of one reason
 
 
@@ -34,8 +34,9 @@ FIRST_IDS = 3  # of the rejects of one reason
 class ReleaseFacts:
     """One label release over the packed images; findings are the most frequent of `counted` first.
 
-    splits: by split (that has a planned image): images, studies, subjects, unlabelled (every finding blank), rejected.
-    counts: by split a table of images by finding: positive, negative, uncertain, blank.
+    splits: by split (that has a planned image): images, studies, subjects, unlabelled (every finding blank or not
+    known), rejected.
+    counts: by split a table of images by finding: positive, negative, uncertain, blank, not known (of pseudo-labels).
     counted: "train", or "all" if train has no label; rows: int64 [N], its catalog rows; positive: bool [N, F].
     together: int64 [F, F], images of `counted` with both findings; its diagonal is images with the one. pseudo: of
     labels that a run predicted, in words.
@@ -145,7 +146,7 @@ def _split_masks(labels: Labels) -> dict[str, np.ndarray]:
 def _release(
     labels: Labels, masks: dict[str, np.ndarray], packed: np.ndarray, study: np.ndarray, subject: np.ndarray
 ) -> ReleaseFacts:
-    labelled = (labels.values != Labels.BLANK).any(axis=1)
+    labelled = (labels.values < Labels.UNKNOWN).any(axis=1)
     train = masks.get("train", np.zeros_like(packed)) & packed
     in_train = bool((train & labelled).any())
     rows = np.flatnonzero(train if in_train else packed & labelled)

@@ -212,12 +212,14 @@ def findings(release: ReleaseFacts) -> list[Block]:
 
 
 def _open_values(release: ReleaseFacts, shown: list[str]) -> Block:
-    """Uncertain and blank ones, where there are any."""
-    values = [(name, word) for name in shown for word in ("uncertain", "blank") if release.counts[name][word].any()]
+    """Uncertain and blank ones, or of pseudo-labels those that are not known, where there are any."""
+    words = ("not known",) if release.pseudo else ("uncertain", "blank")
+    what = "not known" if release.pseudo else "uncertain, or blank (not mentioned)"
+    values = [(name, word) for name in shown for word in words if release.counts[name][word].any()]
     if not values:
-        return f"No finding of {release.name} is uncertain or blank in a labelled image."
+        return f"No finding of {release.name} is {' or '.join(words)} in a labelled image."
     return Table(
-        f"Images whose finding of {release.name} is uncertain, or blank (not mentioned)",
+        f"Images whose finding of {release.name} is {what}",
         [("Finding", "text"), *((f"{name.capitalize()} {word}", "count") for name, word in values)],
         [(finding, *(release.counts[name].at[finding, word] for name, word in values)) for finding in release.findings],
     )

@@ -74,7 +74,7 @@ def _frequency_table(labels: Labels, splits: dict[str, np.ndarray]) -> pd.DataFr
     columns = {}
     for name, rows in splits.items():
         values = labels.values[rows]
-        known = len(rows) and (values != Labels.BLANK).any()
+        known = len(rows) and (values < Labels.UNKNOWN).any()
         columns[name] = (values == 1).sum(axis=0) if known else np.full(len(labels.findings), np.nan)
     table = pd.DataFrame(columns, index=pd.Index(labels.findings, name="finding"))
     return table.sort_values("train", ascending=False, kind="stable")

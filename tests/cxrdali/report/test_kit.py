@@ -75,7 +75,9 @@ def test_the_gallery_s_numbers_are_beside_it_without_the_pictures(tmp_path):
     example = Example(0, -1.960102, 2, np.zeros((8, 8), np.uint8), np.ones((2, 2), np.float32))
     shown = Shown(AWKWARD, 1, 5, True, (example,), (), ())
     dataset = SimpleNamespace(catalog=pd.DataFrame(rows))
-    page = Page(write_gallery(tmp_path / "page.html", Explanation("r", dataset, "l", "val", 8, "x", (shown,), ())))
+    page = Page(
+        write_gallery(tmp_path / "page.html", Explanation("r", dataset, "l", "val", 8, "grad-cam", "x", (shown,), ()))
+    )
     (finding,) = page.numbers["findings"]
     assert (finding["finding"], finding["positives"], finding["images"]) == (AWKWARD, 1, 5)
     assert finding["best"][0]["probability"] == pytest.approx(0.123456, abs=1e-6) and finding["best"][0]["rank"] == 2

@@ -7,6 +7,7 @@ import pytest
 
 from cli.options.settings import given_settings
 from cxrdali.models.loss import LOSSES
+from cxrdali.runs.progress import Progress
 from cxrdali.runs.settings import MAY_DIFFER, TrainSettings, assigned, names, settings_of
 from shards.errors import UserError
 
@@ -115,6 +116,8 @@ def test_damaged_settings_of_a_run_are_one_line(damage, message):
         ({"head": "queries"}, "head 'queries': choose one of cosine, csra, linear, ml-decoder"),
         ({"sampler": "sqrt", "oversample": ["Mass"]}, "sampler sqrt: oversampling too changes how often an image"),
         ({"loss": "drw", "drw_epoch": 30}, "drw-epoch 30: re-weighting would begin after the last of 30 epochs"),
+        ({"clip_norm": float("inf")}, "clip-norm inf: give a finite number, or leave it out"),
+        ({"loss": "db", "db_beta": float("inf")}, "db-beta inf: give a finite number, or leave it out"),
     ],
 )
 def test_what_is_wrong_is_named(given, message):
@@ -175,3 +178,17 @@ def test_reading_settings_and_recipes_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("given", "epoch", "finished"),
+    [
+        ({"head_epochs": 4, "init": "run"}, 5, False),  # the backbone has had one epoch
+        ({"head_epochs": 4, "init": "run"}, 6, True),
+        ({"loss": "drw", "drw_epoch": 4}, 5, False),
+        ({}, 3, True),
+    ],
+)
+def test_patience_waits_for_what_the_run_is_about(given, epoch, finished):
+    made = settings_of(stage=1, patience=2, epochs=10, **given)
+    assert Progress.of(epoch, 1, 0.5, made).finished is finished

@@ -1,8 +1,12 @@
 """`cxrdali average`: the mean of kept epochs' or of several runs' weights, as a run of its own."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
@@ -25,6 +29,7 @@ from cxrdali.train.average import average, of_epochs, of_runs
 from cxrdali.train.trainer import train
 from shards.errors import UserError
 from tests.cli.cli import call
+from tests.cxrdali.comparable_runs import change_config
 from tests.cxrdali.train.test_optimisation import settings
 
 
@@ -118,6 +123,7 @@ def test_the_mean_is_a_run_that_is_scored_predicts_and_starts_others(run, mean, 
 
 def test_runs_of_one_fold_are_averaged_and_know_what_each_has_seen(run, dataset, tmp_path):
     train(settings(epochs=4, seed=1, lr=3e-3), dataset, tmp_path / "other")
+    change_config(tmp_path / "other", seen=["2 validation images were seen"])
     runs = [run, Run.open(tmp_path / "other")]
     average(of_runs(runs), dataset, tmp_path / "mean", "cpu")
     parts, made = [load_file(each.path / layout.BEST) for each in runs], load_file(tmp_path / "mean" / layout.BEST)
@@ -125,6 +131,9 @@ def test_runs_of_one_fold_are_averaged_and_know_what_each_has_seen(run, dataset,
     torch.testing.assert_close(made[key], (parts[0][key].double() + parts[1][key].double()).div(2).float())
     seen = seen_by(Run.open(tmp_path / "mean"), dataset)
     assert [each.name for each in seen.runs] == ["other", "mean"]
+    told = ("2 validation images were seen",)
+    assert tuple(Run.open(tmp_path / "mean").config["seen"]) == told
+    assert predictions.read(tmp_path / "mean" / layout.VAL_PREDICTIONS).provenance.seen == told
     assert set(seen.images["by"]) == {3} and len(seen.images) == len(read_rows(run, dataset))
     fold = settings(epochs=4, fold=1)
     train(fold.changed(epochs=1), dataset, tmp_path / "fold")
@@ -139,11 +148,17 @@ def test_runs_of_one_fold_are_averaged_and_know_what_each_has_seen(run, dataset,
 def test_lists_of_what_was_seen_add_up(run):
     seen = read_list(run.path / layout.SEEN)
     half = Seen(seen.runs, (), seen.images.iloc[:5].assign(by=np.uint64(1)))
-    rest = Seen(seen.runs * 2, ("x",), seen.images.iloc[3:9].assign(by=np.uint64(2)))
+    two = [replace(seen.runs[0], name=name) for name in ("a", "b")]
+    rest = Seen(tuple(two), ("x",), seen.images.iloc[3:9].assign(by=np.uint64(2)))
     both = together(half, rest)
-    assert len(both.runs) == 3 and both.unknown == ("x",)
+    assert both.runs == (*seen.runs, *two) and both.unknown == ("x",)
     assert both.images["by"].tolist() == [1, 1, 1, 1 | 4, 1 | 4, 4, 4, 4, 4]
     assert both.images[["image"]].equals(seen.images.iloc[:9][["image"]])
+    # a run that both come from is in the list once, where the second has it: the second's own run stays the last
+    first = Seen((two[0], two[1]), (), seen.images.iloc[:2].assign(by=np.array([1, 2], dtype=np.uint64)))
+    second = Seen((two[0], *seen.runs), (), seen.images.iloc[1:3].assign(by=np.array([1, 2], dtype=np.uint64)))
+    both = together(first, second)
+    assert both.runs == (two[1], two[0], *seen.runs) and both.images["by"].tolist() == [2, 1 | 2, 4]
 
 
 @pytest.mark.parametrize(
@@ -183,3 +198,31 @@ def test_the_command_writes_a_run_once(run, pack_folder, tmp_path):
 def test_a_run_that_kept_nothing_is_named(mean):
     with pytest.raises(UserError, match="mean: --last 2: it kept no epochs; train with --keep-epochs"):
         of_epochs(mean, 2, best=False)
+
+
+@pytest.mark.parametrize(
+    "sizes, count, fix",
+    [
+        ([48, 64, 64], 3, "keeps the 3 best and the 3 last of its last size; give --best 2 to 2"),
+        ([48, 48, 64], 2, "keeps the 3 best and the 3 last of its last size; train more epochs of its last size"),
+    ],
+)
+def test_of_a_schedule_there_are_no_more_epochs_than_its_last_size_has(sizes, count, fix):
+    metrics = pd.DataFrame({"epoch": [1, 2, 3], "mAP": [0.5, 0.1, 0.2], "size": sizes})
+    given = {"keep_epochs": 3, "schedule": "48x1@8,64x2@8"}
+    found = SimpleNamespace(
+        path=Path("r"),
+        metrics=metrics,
+        chosen_by="mAP",
+        check_finished=lambda fix: None,
+        setting=lambda name, otherwise=None: given[name],
+    )
+    with pytest.raises(UserError, match=f"r: --best {count}: of 3 epochs, it {fix}"):
+        of_epochs(found, count, best=True)
+    if count == 3:
+        assert [each.epoch for each in of_epochs(found, 2, best=True)] == [3, 2]
+
+
+def test_a_run_given_twice_has_no_say_twice(run):
+    with pytest.raises(UserError, match="run: is given 2 times; give every run once"):
+        of_runs([run, Run.open(run.path / ".." / run.path.name)])

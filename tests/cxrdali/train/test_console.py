@@ -42,7 +42,8 @@ def test_the_time_left_is_that_of_the_epochs_that_this_start_has_seen(monkeypatc
 
     def left(epoch, took, train_seconds=100, best=1, **more):
         clock[0] += took
-        parts = SimpleNamespace(settings=settings_of(stage=1, **given, **more))
+        settings = settings_of(stage=1, **given, **more)
+        parts = SimpleNamespace(settings=settings, segment=settings.segments[0])
         state = SimpleNamespace(epoch=epoch, best_epoch=best, best_score=0.5)
         return pace.left({"train_seconds": train_seconds, "val_seconds": 20}, parts, state)
 
@@ -121,7 +122,7 @@ TOLD = [
 @pytest.mark.parametrize(("loss", "positives", "name", "words"), TOLD)
 def test_weights_are_told_for_head_medium_and_tail(loss, positives, name, words):
     positives = np.array(positives)
-    data = SimpleNamespace(positives=positives, findings=FINDINGS, train_rows=np.arange(200_000))
+    data = SimpleNamespace(positives=positives, findings=FINDINGS, train_rows=np.arange(200_000), of_studies=None)
     (values,) = loss.per_finding(positives, 200_000 - positives).values()
     assert weight_words(name, values, loss, data) == words
 

@@ -20,9 +20,11 @@ from cxrdali.models.loss_module import LossModule
 from cxrdali.models.options import ModelOptions
 from cxrdali.runs import layout
 from cxrdali.runs.folder import load_last
+from cxrdali.runs.progress import Progress
 from cxrdali.runs.reader import Run
-from cxrdali.runs.settings import settings_of
+from cxrdali.runs.settings import assigned, settings_of
 from cxrdali.runtime.device import Hardware
+from cxrdali.setting import option_words
 from cxrdali.train.ema import Ema
 from cxrdali.train.groups import parameter_groups
 from cxrdali.train.hooks import Hooks
@@ -157,12 +159,41 @@ def test_a_half_life_is_a_decay():
     assert settings(ema=0.99).optimizer.ema_decay == 0.99 and settings().optimizer.ema_decay is None
 
 
+def test_a_half_life_far_below_a_batch_is_said_as_it_is(dataset, tmp_path):
+    """Its decay is 0 in a float, which has no logarithm."""
+    said = []
+    with heard(said):
+        train(settings(ema_half_life=0.01, epochs=1, limit_batches=1), dataset, tmp_path / "run")
+    assert any("moving average of the weights, decay 0: half of it is of the last 0 images" in line for line in said)
+
+
+def test_epochs_of_the_classifier_alone_do_not_count_against_the_patience():
+    given = settings(init="r", epochs=9, head_epochs=4, patience=2)
+    finished = [epoch for epoch in range(1, 10) if Progress.of(epoch, 1, 0.5, given).finished]
+    assert finished == [6, 7, 8, 9]
+
+
+def test_no_value_is_advised_as_the_command_line_takes_it():
+    assert option_words("ema", None) == "--set ema=none" and assigned("ema=none") == ("ema", None)
+
+
+def test_none_that_is_a_name_is_that_one():
+    assert assigned("augment_preset=none") == ("augment_preset", "none")
+    assert settings_of(dict([assigned("data.augment_preset=none")]), stage=1).data.flips == "none"
+
+
 @pytest.mark.parametrize(
     "given, message",
     [
         ({"ema": 0.9, "ema_half_life": 10.0}, "ema 0.9: its decay is given as ema-half-life 10, too; leave one out"),
         ({"ema_warmup": True}, "ema-warmup: there is no average of weights; give --ema or --ema-half-life, too"),
         ({"ema": 1.0}, "ema 1.0: above 0, below 1"),
+        ({"ema_half_life": 1e30}, "ema-half-life 1e+30: with a batch of 16 the average would never move"),
+        (
+            {"ema_half_life": 1e-9},
+            "ema-half-life 1e-09: with a batch of 16 the average would be the weights themselves",
+        ),
+        ({"ema_half_life": math.inf}, "ema-half-life inf: give a finite number, or leave it out"),
         ({"clip_norm": 0.0}, "clip-norm 0.0: above 0"),
         ({"layer_decay": 1.5}, "layer-decay 1.5: above 0, at most 1"),
         ({"lr_schedule": "one-cycle", "min_lr": 1e-6}, "min-lr 1e-06: one-cycle has a rise and an end of its own"),
@@ -171,6 +202,7 @@ def test_a_half_life_is_a_decay():
         ({"head_epochs": 1}, "head-epochs 1: a backbone from scratch is random; give --init"),
         ({"head_epochs": 1, "frozen": True, "init": "r"}, "head-epochs 1: with --frozen, all are"),
         ({"head_epochs_lr": 1e-3}, "head-epochs-lr 0.001: there are no epochs of it; give --head-epochs"),
+        ({"frozen": True, "init": "r", "layer_decay": 0.5}, "layer-decay 0.5: with --frozen the classifier alone is"),
         ({"frozen": True, "init": "r", "drop_path": 0.1}, "drop-path 0.1: a frozen backbone leaves nothing out"),
     ],
 )
@@ -256,6 +288,23 @@ def test_the_model_has_its_own_weights_again_after_the_average_s():
         raise ZeroDivisionError
     assert all(torch.equal(value, moved[name]) for name, value in model.backbone.state_dict().items())
     assert all(torch.equal(value, mean[name]) for name, value in ema.weights().items())
+
+
+def test_a_tensor_under_two_names_is_averaged_under_both():
+    torch.manual_seed(0)
+    model = _Tiny()
+    model.backbone.append(nn.Linear(3, 3))
+    model.backbone.append(model.backbone[4])
+    ema = Ema(model, settings(ema=0.5).optimizer, False)
+    ema.update()
+    first = model.backbone[4].weight.detach().clone()
+    with torch.no_grad():
+        model.backbone[4].weight += 2
+    ema.update()
+    found = ema.weights()
+    assert found.keys() == model.backbone.state_dict().keys()
+    for name in ("4.weight", "5.weight"):
+        torch.testing.assert_close(found[name], first + 1)
 
 
 def test_the_norm_is_in_the_table_and_one_that_is_infinite_ends_the_run(averaged, dataset, tmp_path, monkeypatch):

@@ -22,19 +22,21 @@ from cxrdali.evaluate.options import EvaluateOptions
 from cxrdali.models.loss import LOSSES
 from cxrdali.models.loss_module import LossModule
 from cxrdali.postprocess import thresholds
-from cxrdali.predict.options import PredictOptions, PseudoOptions
+from cxrdali.predict.options import PredictOptions
 from cxrdali.predict.predict import predict
 from cxrdali.predict.pseudo_labels import make
+from cxrdali.predict.pseudo_options import PseudoOptions
 from cxrdali.predictions import Predictions, Provenance
+from cxrdali.report.dataset.facts import read_facts
 from cxrdali.runs.reader import Run
-from cxrdali.runs.seen import seen_by
+from cxrdali.runs.seen import read_list, seen_by
 from cxrdali.runs.settings import sampling_seed, settings_of
 from cxrdali.runtime.device import Hardware
 from cxrdali.train.hooks import Hooks
 from cxrdali.train.selection import select_data
 from cxrdali.train.step import Step, grad_scaler
 from cxrdali.train.trainer import train
-from shards.dataset.labels import Labels
+from shards.dataset.labels import SEEN_KEY, Labels
 from shards.dataset.packed import PackedDataset
 from shards.dataset.union import Union, UnionOptions
 from shards.errors import UserError
@@ -117,10 +119,45 @@ def test_soft_labels_are_the_probabilities_and_touch_nothing_else(pack, predicte
     assert (labels.pseudo["run"], labels.pseudo["how"], labels.pseudo["labels"]) == ("teacher", "soft", None)
     attached(pack, predicted, [teacher.path], soft=True)
     assert contents(pack) == after
-    with pytest.raises(UserError, match="'pseudo' are attached with other content"):
+    with pytest.raises(UserError, match="'pseudo' are attached with other content; give another --name, or remove th"):
         attached(pack, predicted, above=0.9, below=0.1)
+    for name in ("a/b", "Pseudo"):
+        with pytest.raises(UserError, match=f"'{name}' .*; give another --name"):
+            attached(pack, predicted, name=name, soft=True)
     detach(pack, "pseudo")
     assert contents(pack) == before
+
+
+def test_they_do_not_become_the_default_when_it_is_removed(nih, predicted, tmp_path):
+    pack = shutil.copytree(nih.root, tmp_path / "other")
+    table = nih.labels("chestx-ray14")
+    values = {name: pd.array([0] * len(table.values), dtype="Int8") for name in table.findings}
+    real = pd.DataFrame({"split": "train", **values}, index=pd.Index(nih.catalog["image_id"], name="image_id"))
+    attach(pack, (), tables=[LabelTable("z-real", table.findings, real, (predicted,))])
+    attached(pack, predicted, name="a-pseudo", soft=True)
+    detach(pack, "chestx-ray14")
+    assert PackedDataset.open(pack).info["default_labels"] == "z-real"
+    detach(pack, "z-real")
+    assert PackedDataset.open(pack).info["default_labels"] is None
+    attach(pack, (), tables=[LabelTable("z-real", table.findings, real, (predicted,))])
+    assert PackedDataset.open(pack).label_names == ["z-real", "a-pseudo"]
+
+
+def test_of_an_ensemble_what_the_runs_have_seen_that_are_not_given_is_unknown(pack, predicted, teacher, tmp_path):
+    table = predictions.read(predicted)
+    for run, unknown in (
+        ("ensemble of teacher, other", ("other",)),
+        ("ensemble of teacher, other + mean.safetensors, third", ("other", "third")),
+        ("teacher + last.pt", ()),
+        (None, ()),
+    ):
+        replace(table, provenance=replace(table.provenance, run=run)).write(tmp_path / "t.parquet")
+        made = make(tmp_path / "t.parquet", PackedDataset.open(pack), PseudoOptions(soft=True), [teacher.path])
+        seen = read_list(tmp_path, made.metadata[SEEN_KEY])
+        assert ([each.name for each in seen.runs], seen.unknown) == (["teacher"], unknown)
+    replace(table, provenance=replace(table.provenance, run="teacher-2")).write(tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="is not teacher-2, which predicted"):  # whose name begins alike
+        make(tmp_path / "t.parquet", PackedDataset.open(pack), PseudoOptions(soft=True), [teacher.path])
 
 
 def test_between_two_probabilities_nothing_is_known(pack, predicted):
@@ -130,6 +167,11 @@ def test_between_two_probabilities_nothing_is_known(pack, predicted):
     wanted = np.where(p >= high, 1, np.where(p <= low, 0, Labels.UNKNOWN))
     np.testing.assert_array_equal(labels.values, wanted)
     assert labels.soft is None and 0.2 < (wanted == Labels.UNKNOWN).mean() < 0.8
+    facts = read_facts(PackedDataset.open(pack), ["pseudo"]).releases[0]
+    found = facts.counts["train"]
+    assert found.at[labels.findings[0], "not known"] == (wanted[:, 0] == Labels.UNKNOWN).sum()
+    assert not found["blank"].any()
+    assert facts.splits.at["train", "unlabelled"] == (wanted == Labels.UNKNOWN).all(axis=1).sum()
     seen = targets(labels, "positive")[:]
     np.testing.assert_array_equal(seen, np.where(wanted == Labels.UNKNOWN, np.nan, wanted).astype(np.float32))
 
@@ -270,6 +312,28 @@ def test_patients_of_the_fold_do_not_train_through_pseudo_labels(dataset, bare, 
     left = [row for row in range(len(dataset.catalog), 2 * len(dataset.catalog)) if row not in set(train_rows)]
     assert left and set(subjects[left]) <= set(subjects[val_rows]) | set(subjects[left])
     assert max(val_rows) < len(dataset.catalog)
+    # without patients of another pack no image is left out: of a pack that is in no group, and where nothing is shared
+    for asked in (settings_of(**SMALL, same_patients="mimic,third").data, FoldOptions(folds=3)):
+        rows, _ = train_and_validation(union, labels, asked)
+        assert (rows >= len(dataset.catalog)).sum() == len(dataset.catalog)
+    # looked at alone, a pack of a run has the images that it had among the others
+    for pack, number in (("other", (train_rows >= len(dataset.catalog)).sum()), ("third", len(dataset.catalog))):
+        given = settings_of(**SMALL, same_patients="mimic,other").as_json()
+        about = {**teacher.config["dataset"], "name": pack}
+        own = Run(teacher.path, {**teacher.config, "settings": given, "dataset": about}, "run").fold
+        alone = PackedDataset.open(twin)
+        assert len(train_and_validation(alone, alone.labels("pseudo"), own)[0]) == number
+
+
+@pytest.mark.parametrize("how", [{}, {"stratify": True}, {"fold_rule": "catalog"}])
+def test_of_fewer_patients_than_folds_all_train(dataset, pack, predicted, how):
+    table = predictions.read(predicted)
+    few = replace(table, ids=table.ids.iloc[:1], values=table.values[:1])
+    few.write(pack.parent / "few.parquet")
+    union, labels = of_both(dataset, attached(pack, pack.parent / "few.parquet", soft=True))
+    rows, _ = train_and_validation(union, labels, FoldOptions(folds=3, **how))
+    image = f"other:{table.ids['image_id'].iloc[0]}"
+    assert union.catalog["image_id"].iloc[rows[rows >= len(dataset.catalog)]].tolist() == [image]
 
 
 def test_a_weighted_step_is_that_of_numpy_with_micro_batches():

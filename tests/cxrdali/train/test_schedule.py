@@ -23,6 +23,8 @@ from cxrdali.runs import folder, layout
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import sampling_seed, settings_of
 from cxrdali.runs.watching import watched
+from cxrdali.train import dry_run as dry
+from cxrdali.train.build import build
 from cxrdali.train.dry_run import dry_run
 from cxrdali.train.hooks import Hooks
 from cxrdali.train.retrain import retrain_settings
@@ -269,8 +271,12 @@ def test_a_frozen_backbone_s_features_are_computed_for_each_size(whole, dataset,
     assert len([line for line in said if line.startswith("features of 59 training images")]) == 2
 
 
-def test_a_dry_run_measures_every_size_that_is_left(whole, dataset, tmp_path, pack_folder):
+def test_a_dry_run_measures_every_size_that_is_left(whole, dataset, tmp_path, pack_folder, monkeypatch):
+    later = []
+    monkeypatch.setattr(dry, "build", lambda given, *rest: later.append(given) or build(given, *rest))
     found = dry_run(settings(), dataset, tmp_path / "new" / "run")
+    grown = [(each.data.size, each.model.dropout, each.model.drop_path) for each in later]
+    assert grown == [(64, 0.5, 0.2)], "all of what the first size has half of"
     assert not list(tmp_path.iterdir())
     assert [(each.segment.size, each.epochs, each.steps, each.steps_per_epoch) for each in found.sizes] == [
         (48, 2, 14, 7),
