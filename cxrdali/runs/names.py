@@ -170,6 +170,10 @@ class Names:
         """The group of a setting or of a parameter; "" for one in none."""
         return name if name in self.groups else (*self._place(name).path, "")[0]
 
+    def field(self, name: str) -> Field:
+        """Of a setting or of a parameter, with its help and legal values as metadata (`cxrdali.setting`)."""
+        return self._place(name).field
+
     def kind(self, name: str) -> Any:
         """The type of a setting or of a parameter."""
         return self._place(name).kind
