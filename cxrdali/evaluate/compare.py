@@ -248,7 +248,7 @@ def _training(run: Run | None) -> dict:
         run.progress.finished,
         int(run.best["epoch"]),
         run.device,
-        defined(spent["images"] / (spent["train_seconds"] or np.nan)),
+        None if run.settings.study else defined(spent["images"] / (spent["train_seconds"] or np.nan)),
         float(spent["train_seconds"] + spent["val_seconds"]) / 3600,
     )
     return dict(zip(keys, values, strict=True))

@@ -123,7 +123,9 @@ def _summary_table(trained: list[Run]) -> Table:
 
 
 def _rate(run: Run) -> float | None:
-    """Training images per second, waiting included."""
+    """Training images per second, waiting included; None for a run that counts studies."""
+    if run.settings.study:
+        return None
     spent = run.metrics[["images", "train_seconds"]].sum()
     return spent["images"] / spent["train_seconds"] if spent["train_seconds"] else None
 

@@ -365,7 +365,7 @@ def test_runs_that_validated_on_different_images_are_named(runs, dataset, tmp_pa
     other = write_run(tmp_path / "fold1", dataset, 1.0, seed=5, fold=1)
     said = refused([runs[0], other, runs[1]], dataset)
     assert "validated on different images, so their scores do not compare: weak, strong against fold1;" in said
-    rule = "fold, folds, group, fold-seed, stratify, fold-rule"
+    rule = "fold, folds, group, fold-seed, stratify, fold-rule, view"
     assert f"compare within one of these, or train with the same {rule} and limit-batches" in said
 
 

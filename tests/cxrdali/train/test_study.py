@@ -15,6 +15,9 @@ from cxrdali.data.targets import Targets, targets
 from cxrdali.models.fusion_options import PLACE, StudyOptions
 from cxrdali.predict.options import PredictOptions
 from cxrdali.predict.predict import predict
+from cxrdali.report.training.page import ReportOptions
+from cxrdali.report.training.runs import time_spent
+from cxrdali.report.training.sources import read_sources
 from cxrdali.runs.reader import Run
 from cxrdali.runs.settings import TrainSettings, settings_of
 from cxrdali.train.dry_run import dry_run
@@ -303,6 +306,13 @@ def test_the_average_of_weights_holds_the_fusion_too(run, dataset):
 def test_commands_of_single_images_say_so(unbroken, dataset):
     with pytest.raises(UserError, match="retrain-head is for networks that see single images; give the run that it st"):
         retrain_settings(unbroken[0], dataset, {})
+
+
+def test_its_rate_is_not_called_images_per_second(unbroken, run):
+    """metrics.csv counts studies, and a frozen backbone sees no image."""
+    sources = read_sources((run, unbroken[0]), None, (), ReportOptions("Studies"))
+    rates = [row[2] for row in time_spent(sources)["epochs"].rows]
+    assert rates[0] > 0 and rates[1] is None
 
 
 def test_a_dry_run_writes_nothing(unbroken, dataset, tmp_path):
