@@ -159,14 +159,6 @@ def test_a_half_life_is_a_decay():
     assert settings(ema=0.99).optimizer.ema_decay == 0.99 and settings().optimizer.ema_decay is None
 
 
-def test_a_half_life_far_below_a_batch_is_said_as_it_is(dataset, tmp_path):
-    """Its decay is 0 in a float, which has no logarithm."""
-    said = []
-    with heard(said):
-        train(settings(ema_half_life=0.01, epochs=1, limit_batches=1), dataset, tmp_path / "run")
-    assert any("moving average of the weights, decay 0: half of it is of the last 0 images" in line for line in said)
-
-
 def test_epochs_of_the_classifier_alone_do_not_count_against_the_patience():
     given = settings(init="r", epochs=9, head_epochs=4, patience=2)
     finished = [epoch for epoch in range(1, 10) if Progress.of(epoch, 1, 0.5, given).finished]
