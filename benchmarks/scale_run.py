@@ -187,7 +187,7 @@ def recorded(folder: Path, steps: Steps) -> dict:
     train, validation = train_and_validation(dataset, labels, FoldOptions())
     with sampled(_anonymous_mib, every=0.01) as anonymous:
         with steps.step("config.json"):
-            settings = SimpleNamespace(data=SimpleNamespace(size=SIDE, order="global"))
+            settings = SimpleNamespace(data=SimpleNamespace(size=SIDE, order="global"), sizes=(SIDE,))
             same_data.described(settings, dataset, labels, train, validation)
         with steps.step("seen.parquet"):
             own = Trained.of("run", dataset, labels, FoldOptions(), train)

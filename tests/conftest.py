@@ -12,9 +12,11 @@ import pytest  # noqa: E402
 from tests.releases import write_nih, write_release  # noqa: E402
 from tests.s3 import address, own_address, packed_bucket, s3, s3_server  # noqa: E402, F401
 
-# a runner in the background of a script ignores SIGINT, and so would every command that tests start and interrupt
+# a runner in the background ignores SIGINT (or SIGHUP, under nohup), and so would every command that tests start
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,7 @@ def test_what_is_wrong_with_a_file_is_one_line_and_nothing_starts(
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["nix"], 1, "no study 'nix'; give a file, NAME.toml, or one of external, loss-design, lr-batch,"),
+        (["nix"], 1, "no study 'nix'; give a file, NAME.toml, or one of cxr-lt-2026, external, loss-design,"),
         (["loss-desing"], 1, "no study 'loss-desing'; did you mean loss-design?"),
         (["nix.toml"], 1, "nix.toml: no study (No such file or directory)"),
         (["net.toml", "--only", "predict*"], 1, "--only 'predict*': no step is called so; there are train net"),

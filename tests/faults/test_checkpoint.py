@@ -234,9 +234,10 @@ def end_well(pack, out, unbroken, cwd):
 
 
 # free bytes at the start: the file that does not fit. Sizes are those of the files; a tmpfs counts in pages
+COMMAND = 1000  # bytes at most by which config.json is longer for the command that began the run
 AT_THE_START = [
     (0, layout.CONFIG),
-    (PAGE, layout.SEEN),
+    ("config", layout.SEEN),
     ("what is seen", layout.EVENTS),
     ("events", NEW[layout.BEST]),
     (40 * PAGE, NEW[layout.BEST]),
@@ -256,9 +257,11 @@ def free_bytes(name, unbroken):
         (unbroken / file).stat().st_size // PAGE + 1
         for file in (layout.SEEN, layout.BEST, layout.VAL_PREDICTIONS, layout.LAST)
     )
-    first = 3 + seen  # events, and where the run is within its epoch
+    config = ((unbroken / layout.CONFIG).stat().st_size + COMMAND) // PAGE + 1
+    first = 2 + config + seen  # events, and where the run is within its epoch
     pages = {
-        "what is seen": 1 + seen,
+        "config": config,
+        "what is seen": config + seen,
         "events": first,
         "weights": first + weights,
         "weights and predictions": first + weights + predictions,
@@ -342,10 +345,12 @@ def test_a_disk_that_is_full_after_the_commit_has_room_for_all_of_the_epoch(
 
 
 @pytest.mark.parametrize(
-    "limit, file", [(1000, layout.CONFIG), (4000, layout.SEEN), (20_000, NEW[layout.BEST]), (1_000_000, layout.LAST)]
+    "limit, file", [(1000, layout.CONFIG), (None, layout.SEEN), (20_000, NEW[layout.BEST]), (1_000_000, layout.LAST)]
 )
 def test_a_file_over_the_allowed_size_is_one_line(unbroken, pack_folder, tmp_path, limit, file):
+    """None: a byte less than that file has, which is more than config.json."""
     out, log = tmp_path / "stage1", tmp_path / "said"
+    limit = limit or (unbroken / file).stat().st_size - 1
     code = in_child(command_line, log, train_command(pack_folder, out), False, limit)
     error_line(code, log.read_text(), out / file, "File too large")
     end_well(pack_folder, out, unbroken, tmp_path)

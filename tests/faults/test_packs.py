@@ -18,7 +18,7 @@ from tests.faults.ranks import group
 from tests.faults.trainers import at_moment, in_child, settings
 
 pytestmark = pytest.mark.slow
-GIVEN = {"size": 48, "batch": 12, "folds": 3}
+GIVEN = {"size": 48, "batch": 12, "folds": 3, "flips": "both", "cutout": "fixed"}
 
 
 def both(packs: list[Path], out: Path) -> None:

@@ -293,7 +293,9 @@ def test_a_run_that_is_the_papers_differs_in_nothing(tmp_path):
     write_model(tmp_path, Model("model0", 1, 224, 256, (0.2,) * 30), FINDINGS)
     page = render(tmp_path)
     differing = page.table("Other than published").loc[lambda table: table.iloc[:, 2] == "differs"]
-    assert differing.index.tolist() == ["cutout", "AP that chooses findings"], "these configurations have no cutout"
+    assert differing.index.tolist() == ["flips", "cutout", "AP that chooses findings"], (
+        "these configurations have the flips and cutout of plain training"
+    )
     assert "very setting" not in page.text.replace("Every setting of the runs", ""), (
         "the paper does not say all of them"
     )
@@ -606,7 +608,8 @@ def test_the_contact_sheet_has_the_doubled_images(dataset, tmp_path):  # noqa: F
     chosen = labels.findings[0]
     rows = oversampled(train, targets(labels), labels.findings, [chosen])
     assert len(rows) > len(train) + 10
-    model = Model("model3", 2, 64, 32, (0.1,), None, 0.1, (chosen,), settings={"group": "subject", "labels": LABELS})
+    more = {"group": "subject", "labels": LABELS, "flips": "both", "cutout": "fixed"}
+    model = Model("model3", 2, 64, 32, (0.1,), None, 0.1, (chosen,), settings=more)
     folder = write_model(tmp_path, model, labels.findings, dataset.id)
     config = json.loads((folder / "config.json").read_text())
     config["selection"]["train_sha256"] = rows_sha256(train)

@@ -265,7 +265,7 @@ def test_settings_decide_the_augmentation_and_the_model_s_form(dataset, tmp_path
             super().__init__(*arguments, **options)
 
     made = build.create
-    monkeypatch.setattr(build, "create", lambda options, findings: seen.append(options) or made(options, findings))
+    monkeypatch.setattr(build, "create", lambda options, *more: seen.append(options) or made(options, *more))
     changes = {"flips": flips, "cutout": cutout, "channels_last": False, "checkpointing": True, "loss": "ldam"}
     asked = settings(**changes, ldam_scale=7.0, epochs=1, limit_batches=1)
     quietly(asked, dataset, tmp_path / "run", loader=Watched)

@@ -319,7 +319,7 @@ def test_its_page_has_a_curve_for_each_size(whole):
     lines = lines_of(Placed(run, None, 0))
     assert [(line.size, line.before, len(line.metrics)) for line in lines] == [(48, 0, 2), (64, 2, 2)]
     tops = [int(run.reached["mAP"].iloc[part].argmax()) for part in (slice(2), slice(2, 4))]
-    assert [line.best for line in lines] == tops and sizes(run) == "48, 64"
+    assert [line.best for line in lines] == tops and sizes(run) == "48, 64 px"
 
 
 def test_two_processes_stop_and_continue_over_the_switch(pack_folder, tmp_path):
