@@ -81,6 +81,8 @@ def cxrdali(context: click.Context, debug: bool) -> None:
     cxrdali inspect      what a packed dataset holds: findings, splits, rejects
     cxrdali overlap      which images two packs share, so that none is trained on here and tested on there
     cxrdali train        --stage 1, then 2, then 3; or --recipe model0 to model7
+    cxrdali train-study  one prediction for a study, from all of its images
+    cxrdali average      a run of the mean of epochs' or runs' weights
     cxrdali watch        how a run, or a folder of them, is at this moment
     cxrdali predict      a run's predictions on a split, or of new images
     cxrdali reference    what a run was trained on, so that images that look otherwise are noticed
