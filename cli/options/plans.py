@@ -23,7 +23,8 @@ def show_plan(plan, book, steps) -> None:
         chooser = settings.data.oversample_from and Path(settings.data.oversample_from).name
         final = final and not reasons.get(f"train {chooser}")  # its AP will be another one
         left = _epochs_left(settings.optimizer.epochs, book.root / "runs" / name, reasons[f"train {name}"])
-        for one in by_size(settings).values():
+        sizes = by_size(settings)
+        for one in sizes.values():
             if kind(one) not in rates:
                 click.echo(f"measuring {one.model.arch} at {one.data.size} px ...", err=True)
                 try:
@@ -31,7 +32,7 @@ def show_plan(plan, book, steps) -> None:
                 except Exception as error:  # a size that is not stored, a full GPU: the plan still shows
                     click.echo(f"{name}: not measured ({(str(error) or repr(error)).splitlines()[0]})", err=True)
                     rates[kind(one)] = None
-        of_sizes = {segment: rates[kind(one)] for segment, one in by_size(settings).items()}
+        of_sizes = {segment: rates[kind(one)] for segment, one in sizes.items()}
         rate = of_sizes[settings.segments[-1]]
         if None in of_sizes.values():
             cost = ("-",) * 5

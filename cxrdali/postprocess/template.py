@@ -30,7 +30,7 @@ MOST_HEADER = 2**20  # bytes of a template's first line
 
 @dataclass(frozen=True)
 class Template:
-    """header as it stands in the file; table: text, columns by their stripped names; findings: what is asked for."""
+    """header as it is in the file; table: text, columns by their stripped names; findings: what is asked for."""
 
     header: tuple[str, ...]
     table: pd.DataFrame

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cxrdali.evaluate.differences import TESTED
 from cxrdali.metrics.intervals import holm
-from cxrdali.studies.seeds import spread, tested
+from cxrdali.studies.seeds import spread, tested, verdict
 from cxrdali.studies.table import Entry, by_cell, found_in, over_repeats
 from shards.errors import UserError
 
@@ -70,17 +69,12 @@ def _claims(claims: Sequence[dict], cells: CELLS) -> list[dict]:
         }
         pairs = {repeat: pair for repeat, pair in both.items() if None not in pair}
         values = {repeat: one - other for repeat, (one, other) in pairs.items()}
-        change = tested(list(values.values())) if values else {**spread([]), "p": None}
+        change = tested(list(values.values()))
         means = [spread([pair[side] for pair in pairs.values()])["mean"] for side in (0, 1)]
         about = {key: claim[key] for key in ("says", "higher", "than", "metric", "split", "printed")}
         more = {key: change[key] for key in ("low", "high", "n", "p")}
-        rows.append({**about, "scores": means, "difference": change["mean"], **more, "unit": "seed", "values": values})
+        word = verdict(claim["metric"], change["mean"], change["low"], change["high"])
+        found = {"scores": means, "difference": change["mean"], **more, "unit": "seed", "values": values}
+        rows.append({**about, **found, "verdict": word})
     adjusted = holm([row["p"] for row in rows])
-    return [{**row, "p_holm": p, "verdict": _verdict(row)} for row, p in zip(rows, adjusted, strict=True)]
-
-
-def _verdict(row: Mapping) -> str:
-    if row["low"] is None or row["low"] <= 0 <= row["high"]:
-        return "not separable"
-    sign = 1 if TESTED[row["metric"]][2] else -1
-    return "holds" if row["difference"] * sign > 0 else "does not hold"
+    return [{**row, "p_holm": p} for row, p in zip(rows, adjusted, strict=True)]

@@ -90,15 +90,20 @@ def judged(claim: Claim, higher: Sequence[Path], lower: Sequence[Path], base: Ba
         rows = compare([lower[0], higher[0]], base.dataset, options, base.labels.name)["differences"]
         row = next((row for row in rows if row["metric"] == claim.metric), {})
         difference, low, high = (row.get(key) for key in ("difference", "low", "high"))
-    sign = 1 if TESTED[claim.metric][2] else -1
-    apart = separable(low, high)
-    verdict = "not separable" if not apart else "holds" if difference * sign > 0 else "does not hold"
     means = [spread(_known(dict(enumerate(side))))["mean"] for side in found]
     about = {key: getattr(claim, key) for key in ("says", "higher", "than", "metric", "split")}
     return {
         **about, "scores": means, "difference": difference, "low": low, "high": high, "unit": unit,
-        "n": len(higher), "printed": list(claim.printed), "verdict": verdict,
+        "n": len(higher), "printed": list(claim.printed), "verdict": verdict(claim.metric, difference, low, high),
     }  # fmt: skip
+
+
+def verdict(metric: str, difference: float | None, low: float | None, high: float | None) -> str:
+    """Whether a claim holds, by the interval of its difference: the higher one's score less the other's."""
+    if difference is None or not separable(low, high):
+        return "not separable"
+    sign = 1 if TESTED[metric][2] else -1
+    return "holds" if difference * sign > 0 else "does not hold"
 
 
 def _known(values: Mapping) -> list[float]:

@@ -15,6 +15,7 @@ from shards.synthetic import release as writing
 from shards.synthetic.plan import SyntheticOptions
 from shards.synthetic.release import write_release
 from shards.synthetic.tables import METADATA
+from tests.dying import dies_before
 from tests.releases import contents
 from tests.shards.storage.test_aside import in_child
 
@@ -33,18 +34,7 @@ def whole(tmp_path_factory):
 
 def _killed_at(out: Path, step: int) -> None:
     """Write, and die before the `step`-th call that changes a folder."""
-    count = itertools.count(1)
-
-    def dying(real):
-        def call(*arguments, **options):
-            if next(count) == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments, **options)
-
-        return call
-
-    for name in CALLS:
-        setattr(os, name, dying(getattr(os, name)))
+    dies_before(step, CALLS)
     write_release(out, OPTIONS)
 
 

@@ -17,15 +17,11 @@ from cxrdali.studies.table import study_table
 from cxrdali.studies.work import Part, work
 from shards.errors import UserError
 from shards.storage.sealed import read_json
+from tests.cxrdali.studies.small import SETTINGS
 
-TEXT = """
-[settings]
-stage = 1
-model = { arch = "test_byobnet", pretrained = false }
-optimizer = { epochs = 1, batch = 8, warmup_epochs = 0 }
-data = { size = 48, folds = 3 }
-runtime.device = "cpu"
-[runs.only]
+TEXT = (
+    SETTINGS
+    + """[runs.only]
 packs = "each"
 [runs.all]
 [[predict]]
@@ -34,6 +30,7 @@ splits = "test"
 [matrix]
 split = "test"
 """
+)
 
 
 def test_the_shipped_file_has_a_run_for_each_pack_and_for_all():

@@ -14,17 +14,13 @@ from cxrdali.studies.shipped import write_record
 from cxrdali.studies.work import Part, work
 from shards.errors import UserError
 from shards.storage.sealed import read_json
+from tests.cxrdali.studies.small import SETTINGS
 
 pytestmark = pytest.mark.slow
 
-TEXT = """
-[settings]
-stage = 1
-model = { arch = "test_byobnet", pretrained = false }
-optimizer = { epochs = 1, batch = 8, warmup_epochs = 0 }
-data = { size = 48, folds = 3 }
-runtime.device = "cpu"
-[packs]
+TEXT = (
+    SETTINGS
+    + """[packs]
 mimic = "mimic"
 nih = "nih"
 [runs.both]
@@ -50,6 +46,7 @@ higher = "both@mimic"
 than = "mimic@mimic"
 split = "test"
 """
+)
 
 
 def test_runs_of_one_and_of_both_packs_are_judged_on_each(dataset, nih, tmp_path):

@@ -15,15 +15,11 @@ from cxrdali.studies.shipped import write_record
 from cxrdali.studies.work import Part, work
 from shards.errors import UserError
 from shards.storage.sealed import read_json
+from tests.cxrdali.studies.small import SETTINGS
 
-TEXT = """
-[settings]
-stage = 1
-model = { arch = "test_byobnet", pretrained = false }
-optimizer = { epochs = 1, batch = 8, warmup_epochs = 0 }
-data = { size = 48, folds = 3 }
-runtime.device = "cpu"
-[packs]
+TEXT = (
+    SETTINGS
+    + """[packs]
 first = ""
 second = ""
 [demo]
@@ -60,6 +56,7 @@ normal = "No Finding"
 [submission]
 of = "after-seed0-gated"
 """
+)
 
 
 def study(tmp_path, text=TEXT):

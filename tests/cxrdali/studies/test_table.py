@@ -147,7 +147,7 @@ def test_latex_prints_wide_tables_and_any_letter(tmp_path):
     blocks = text.split(r"\begin{tabular}")[1:-1]
     heads = [name.strip(" \\") for block in blocks for name in block.splitlines()[2].split(" & ")]
     assert [name for name in heads if name != "Run"] == [f"metric {n}" for n in range(12)]
-    assert heads.count("Run") == len(blocks) > 1, "the name of a row stands in each part"
+    assert heads.count("Run") == len(blocks) > 1, "the name of a row is in each part"
     if shutil.which("pdflatex") is None:
         pytest.skip("no pdflatex")
     whole = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}" + text + "\\end{document}"

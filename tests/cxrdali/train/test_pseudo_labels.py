@@ -1,6 +1,5 @@
 """Pseudo-labels: a run's predictions on a pack without labels, attached, and trained on beside labels with a weight."""
 
-import os
 import shutil
 import signal
 from dataclasses import replace
@@ -44,6 +43,7 @@ from shards.packing.attach import attach, detach
 from shards.packing.verify import verify
 from shards.releases.release import LabelTable
 from tests.cli.cli import done, refused
+from tests.dying import dies_before
 from tests.faults.trainers import in_child
 from tests.heard import heard
 from tests.releases import contents
@@ -220,20 +220,7 @@ def test_tables_that_are_no_pseudo_labels_are_refused(dataset, pack, predicted, 
 
 def killed(pack, predicted, step):
     """For a child: attaches, and dies before its `step`-th rename, flush or removal."""
-    count, patch = 0, pytest.MonkeyPatch()
-
-    def dying(real):
-        def wrapper(*arguments, **options):
-            nonlocal count
-            count += 1
-            if count == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments, **options)
-
-        return wrapper
-
-    for name in ("replace", "rename", "fsync", "unlink", "rmdir"):
-        patch.setattr(os, name, dying(getattr(os, name)))
+    dies_before(step, ("replace", "rename", "fsync", "unlink", "rmdir"))
     attached(pack, predicted, soft=True)
 
 

@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 import shutil
 import signal
 
@@ -16,6 +15,7 @@ from shards.packing.attach import attach, detach
 from shards.packing.verify import verify
 from shards.releases.open import open_release
 from shards.storage.files import sha256_file
+from tests.dying import dies_before
 from tests.heard import heard
 from tests.releases import contents
 
@@ -127,20 +127,7 @@ def test_a_file_that_the_description_does_not_list_is_not_labels(copy):
 
 def _killed_at(step, call, root, folder):
     """Attach, or remove, and die before the `step`-th rename, flush or removal."""
-    count = 0
-
-    def dying(real):
-        def wrapper(*arguments, **options):
-            nonlocal count
-            count += 1
-            if count == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments, **options)
-
-        return wrapper
-
-    for name in ("rename", "replace", "fsync", "unlink", "rmdir", "mkdir", "open"):
-        setattr(os, name, dying(getattr(os, name)))
+    dies_before(step, ("rename", "replace", "fsync", "unlink", "rmdir", "mkdir", "open"))
     if call == "attach":
         attach(root, [folder])
     else:
